@@ -1,0 +1,3 @@
+"""Waypost: an AI inference gateway. One endpoint before every model provider."""
+
+__version__ = "0.1.0"
