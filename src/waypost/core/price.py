@@ -1,0 +1,94 @@
+"""Price: what tokens cost, in integer nano-dollars. Knows no model and no provider; no float touches an amount.
+
+Prices are nano-dollars per million tokens, so every published price is an integer and every amount an exact fraction over one
+million: parts are summed unrounded and rounded once, half up. An unknown price makes the cost unknown, never zero, unless
+no token stands against it.
+"""
+
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
+
+from waypost.core.types import NUSD_PER_USD, Price, Usage
+
+_MTOK = 1_000_000
+
+
+def cost(usage: Usage, price: Price) -> int | None:
+    """Nano-dollars of one attempt's usage; `None` when a price that is needed is unknown.
+
+    Cached reads and cache writes have their own price where the card has one, else the input price. More cached than input
+    tokens cannot be (`tokens.plausible` says so); here the surplus is charged at its own price and the fresh part is zero.
+    """
+    cached, written = usage.cached_tokens, usage.cache_write_tokens
+    fresh = usage.input_tokens - cached - written
+    input_price = price.input_nusd_per_mtok
+    total = 0
+    if fresh > 0:
+        if input_price is None:
+            return None
+        total = fresh * input_price
+    if cached:
+        rate = price.cached_input_nusd_per_mtok
+        rate = input_price if rate is None else rate
+        if rate is None:
+            return None
+        total += cached * rate
+    if written:
+        rate = price.cache_write_nusd_per_mtok
+        rate = input_price if rate is None else rate
+        if rate is None:
+            return None
+        total += written * rate
+    if usage.output_tokens:
+        rate = price.output_nusd_per_mtok
+        if rate is None:
+            return None
+        total += usage.output_tokens * rate
+    return (2 * total + _MTOK) // (2 * _MTOK)
+
+
+def expected(prompt_tokens: int, output_tokens: int, price: Price) -> int | None:
+    """Cost of a call without any cache read: what a prediction says before the call."""
+    return cost(Usage(input_tokens=prompt_tokens, output_tokens=output_tokens), price)
+
+
+def worst_case(prompt_tokens: int, max_output_tokens: int, n: int, price: Price) -> int | None:
+    """What a call can cost at most: the whole prompt at the dearest input rate, `n` answers of full length. Rounded up.
+
+    The prompt is charged once for all `n` choices, as providers do; the cache-write premium counts because the provider decides.
+    """
+    rates = [
+        rate
+        for rate in (price.input_nusd_per_mtok, price.cached_input_nusd_per_mtok, price.cache_write_nusd_per_mtok)
+        if rate is not None
+    ]
+    output = max_output_tokens * max(n, 1)
+    if (prompt_tokens and price.input_nusd_per_mtok is None) or (output and price.output_nusd_per_mtok is None):
+        return None
+    total = prompt_tokens * max(rates, default=0) + output * (price.output_nusd_per_mtok or 0)
+    return -(-total // _MTOK)
+
+
+def usd(nusd: int) -> str:
+    """Plain decimal dollars, exact, without exponent: 123_000 -> "0.000123", 0 -> "0"."""
+    whole, fraction = divmod(abs(nusd), NUSD_PER_USD)
+    sign = "-" if nusd < 0 else ""
+    return f"{sign}{whole}" if not fraction else f"{sign}{whole}." + f"{fraction:09d}".rstrip("0")
+
+
+def parse_usd(amount: float | int | str) -> int:
+    """Nano-dollars of an amount as a person or a price list wrote it; beyond nano-dollars rounded half up.
+
+    A float means the decimal it prints as (0.1 is a tenth). Raises ValueError for what is not a finite number, negative amounts
+    included: no price, cap or budget is below zero.
+    """
+    if isinstance(amount, bool):
+        raise ValueError(f"not an amount in dollars: {amount!r}")
+    try:
+        value = Decimal(amount if isinstance(amount, str) else str(amount))
+    except InvalidOperation:
+        raise ValueError(f"not an amount in dollars: {amount!r}") from None
+    if not value.is_finite() or value < 0 or value > 10**12:
+        raise ValueError(f"an amount in dollars must be finite, not negative and below 10^12: {amount!r}")
+    with localcontext() as context:
+        context.prec = max(40, len(value.as_tuple().digits) + 12)
+        return int((value * NUSD_PER_USD).to_integral_value(rounding=ROUND_HALF_UP))
