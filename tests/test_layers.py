@@ -17,6 +17,7 @@ LAYERS = {
     "adapters": 4,
     "wire": 4,
     "gateway": 4,
+    "flight": 4,
     "relay": 4,
     "jobs": 4,
     "api": 5,
@@ -26,7 +27,7 @@ LAYERS = {
     "__main__": 8,
 }
 SIBLINGS = {("adapters", "wire"), ("adapters", "shell"), ("wire", "shell"), ("dialects", "catalog")}
-SHELL = {"gateway", "relay", "jobs"}
+SHELL = {"gateway", "flight", "relay", "jobs"}
 CORE_MAY_NOT = {"asyncio", "time", "random", "logging", "os", "pathlib", "socket", "threading", "datetime", "secrets", "io"}
 PURE_MAY_NOT = {"asyncio", "socket", "threading", "logging", "random"}
 

@@ -90,6 +90,8 @@ class Request(Protocol):
     method: str
     path: str  # raw path, still percent-encoded, without the query
     query: str
+    headers: Headers  # names in lower case
+    peer: str  # address of the caller
     body: bytes
 
     def header(self, name: bytes) -> bytes | None:
@@ -132,6 +134,10 @@ class Journal(Protocol):
 
     def opened(self, attempt: Attempt, worst_case_nusd: int | None) -> None:
         """Before the network is touched. Raises OSError when the disk refuses."""
+        ...
+
+    def received(self, attempt: Attempt) -> None:
+        """What an open attempt has delivered so far: its bill, should this process die now. Never raises."""
         ...
 
     def settled(self, attempt: Attempt, decision: Decision | None) -> None:

@@ -116,6 +116,8 @@ def test_parse_usd_refuses_what_is_no_amount(amount: float | str) -> None:
         parse_usd(amount)
 
 
-@pytest.mark.parametrize(("nusd", "text"), [(0, "0"), (123_000, "0.000123"), (1, "0.000000001"), (5_000_000_000, "5"), (-1_500_000_000, "-1.5")])
+@pytest.mark.parametrize(
+    ("nusd", "text"), [(0, "0"), (123_000, "0.000123"), (1, "0.000000001"), (5_000_000_000, "5"), (-1_500_000_000, "-1.5")]
+)
 def test_usd_reads_like_money(nusd: int, text: str) -> None:
     assert usd(nusd) == text

@@ -49,9 +49,13 @@ FAULTS: dict[Fault, FaultRule] = {
     Fault.QUOTA_EXHAUSTED: FaultRule(0, "yes", "credential", 0.0, "none", 503, "provider_unavailable", "server_error", "api_error"),
     Fault.AUTH: FaultRule(0, "yes", "credential", 0.0, "none", 503, "provider_unavailable", "server_error", "api_error"),
     Fault.BAD_REQUEST: FaultRule(0, "no", "none", 0.0, "none", 400, "invalid_request", "invalid_request_error", "invalid_request_error"),
-    Fault.CONTEXT_LENGTH: FaultRule(0, "larger", "none", 0.0, "none", 400, "context_length_exceeded", "invalid_request_error", "invalid_request_error"),
+    Fault.CONTEXT_LENGTH: FaultRule(
+        0, "larger", "none", 0.0, "none", 400, "context_length_exceeded", "invalid_request_error", "invalid_request_error"
+    ),
     Fault.MODEL_UNAVAILABLE: FaultRule(0, "yes", "model", 0.0, "none", 503, "provider_unavailable", "server_error", "api_error"),
-    Fault.CONTENT_FILTER: FaultRule(0, "no", "none", 0.0, "received", 400, "content_policy_violation", "invalid_request_error", "invalid_request_error"),
+    Fault.CONTENT_FILTER: FaultRule(
+        0, "no", "none", 0.0, "received", 400, "content_policy_violation", "invalid_request_error", "invalid_request_error"
+    ),
     Fault.REDIRECT: FaultRule(0, "yes", "box", 1.0, "none", 502, "provider_unavailable", "server_error", "api_error"),
     Fault.CANCELLED: FaultRule(0, "no", "none", 0.0, "received", 499, "unmapped", "server_error", "api_error"),
 }

@@ -57,9 +57,7 @@ def worst_case(prompt_tokens: int, max_output_tokens: int, n: int, price: Price)
     The prompt is charged once for all `n` choices, as providers do; the cache-write premium counts because the provider decides.
     """
     rates = [
-        rate
-        for rate in (price.input_nusd_per_mtok, price.cached_input_nusd_per_mtok, price.cache_write_nusd_per_mtok)
-        if rate is not None
+        rate for rate in (price.input_nusd_per_mtok, price.cached_input_nusd_per_mtok, price.cache_write_nusd_per_mtok) if rate is not None
     ]
     output = max_output_tokens * max(n, 1)
     if (prompt_tokens and price.input_nusd_per_mtok is None) or (output and price.output_nusd_per_mtok is None):

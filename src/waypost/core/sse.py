@@ -5,10 +5,15 @@ interpretation", https://html.spec.whatwg.org/multipage/server-sent-events.html)
 U+2028 inside data stays data; `id` and `retry` are ignored because nobody here reconnects.
 """
 
+import re
+
 from msgspec import Struct
 
 MAX_PENDING_BYTES = 10 * 1024 * 1024 + 65536  # a 10 MiB line (inline images) with its envelope; more is an attack or a bug
 _BOM = b"\xef\xbb\xbf"
+# A blank line, where the end of its own line ending is certain: a CR that ends the buffer may be half of a CRLF.
+_BORDER = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
+_LINE_ENDS = re.compile(rb"(?:\n|\r\n|\r(?=[^\n]))+")
 
 
 class Event(Struct, frozen=True):
@@ -104,3 +109,58 @@ class Decoder:
     def _check(self) -> None:
         if self.pending > self._max_bytes:
             raise SseOverflow(f"an event of the stream exceeds {self._max_bytes} bytes")
+
+
+class Frames:
+    """Cuts a stream into raw frames, an event or comment each with its blank line, for relaying bytes unchanged.
+
+    Joined frames and `rest` are the input, whatever the split.
+    """
+
+    __slots__ = ("_held", "_max_bytes")
+
+    def __init__(self, *, max_bytes: int = MAX_PENDING_BYTES) -> None:
+        self._held = bytearray()
+        self._max_bytes = max_bytes
+
+    @property
+    def pending(self) -> int:
+        return len(self._held)
+
+    @property
+    def rest(self) -> bytes:
+        """The bytes of the frame that has not ended."""
+        return bytes(self._held)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The frames that `chunk` completes. Raises SseOverflow when more than `max_bytes` wait for their end."""
+        held = self._held
+        seek = max(len(held) - 3, 0)  # a border may have begun in the last three bytes, CR LF CR
+        held += chunk
+        frames: list[bytes] = []
+        start = 0
+        while True:
+            if blank := _LINE_ENDS.match(held, start):  # blank lines between events, kept alive with them
+                frames.append(bytes(held[start : blank.end()]))
+                start = blank.end()
+            border = _BORDER.search(held, max(seek, start))
+            if border is None:
+                break
+            frames.append(bytes(held[start : border.end()]))
+            start = border.end()
+        del held[:start]
+        if len(held) > self._max_bytes:
+            raise SseOverflow(f"an event of the stream exceeds {self._max_bytes} bytes")
+        return frames
+
+    def flush(self) -> list[bytes]:
+        """At EOF: the frames whose end waited for the byte after a CR."""
+        frames = self.feed(b"x")  # any byte but LF settles it
+        del self._held[-1:]
+        return frames
+
+
+def event_of(frame: bytes) -> Event | None:
+    """The event in one frame; None for a comment, a blank line or an event without data."""
+    events = Decoder().feed(frame)
+    return events[0] if events else None

@@ -87,9 +87,7 @@ def lower_bound_output(content_events: int, content_bytes: int) -> int:
     return max(0, min(content_events, content_bytes // 5), content_bytes // 12)
 
 
-def plausible(
-    usage: Usage, *, content_events: int, content_bytes: int, max_output_tokens: int | None, prompt_tokens: int
-) -> bool:
+def plausible(usage: Usage, *, content_events: int, content_bytes: int, max_output_tokens: int | None, prompt_tokens: int) -> bool:
     """Whether reported usage can be true; if not, the caller estimates and labels the row `impossible`.
 
     `prompt_tokens` is our estimate of the prompt. Real cases behind the rules: frames of zeros on truncated answers (2.2 % of one

@@ -1,0 +1,375 @@
+"""OpenAI chat completions, the caller's side: read the request, answer in its dialect, hand it on unchanged.
+
+Decides what is refused before any provider is asked, and which fields are ours. Reads types and sizes only: the neutral prompt
+(`openai_prompt`) is built on demand, because most calls leave in the dialect they came in. Knows no provider beyond its card.
+Request fields as typed in the openai SDK 3.54; OpenRouter's per-request fields after its documentation, 2026-08.
+"""
+
+import re
+from typing import Annotated, Any, Literal, NoReturn, cast
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from waypost.core import tokens
+from waypost.core.faults import Refused
+from waypost.core.types import Call, Deployment, Failure, Prompt, Reply
+from waypost.dialects import openai_answer, openai_fit, openai_prompt
+from waypost.dialects.contract import CostOf, Dispatch, Encoder
+
+MAX_DEPTH = 64
+MAX_FIELDS = 256
+TEXT_CHARACTERS = 16 * 1024
+_HEAD_CHARACTERS = 4 * 1024
+_IMAGE_TOKENS = 1600  # upper-leaning: a large image at Anthropic (w x h / 750, capped at 1568 px); most vendors count fewer
+_AUDIO_BYTES_PER_TOKEN = 200  # of base64: mp3 at 16 kbit/s is 2.7 kB/s and 10 tokens/s (OpenAI audio guide)
+_DOCUMENT_BYTES_PER_TOKEN = 20  # of base64: a text-only PDF page is 40 kB and 2,000 tokens, scans have more bytes
+
+# Fields that steer this gateway (ours and OpenRouter's): obeyed here, never sent on.
+_OPENROUTER = frozenset({"models", "provider", "route", "plugins", "transforms", "session_id", "usage", "debug", "trace"})
+OWN_FIELDS = _OPENROUTER | {"waypost"}
+_NOT_PARAMETERS = OWN_FIELDS | {"model", "messages", "stream", "stream_options", "metadata", "user"}
+
+_Name = Annotated[str, Meta(max_length=256)]
+
+
+class _Part(Struct, gc=False):
+    type: str = "text"
+    text: str | None = None
+
+
+class _Message(Struct, gc=False):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[_Part] | None = None
+
+
+class _StreamOptions(Struct, gc=False):
+    include_usage: bool | None = None
+
+
+class _Usage(Struct, gc=False):
+    include: bool | None = None
+
+
+class _Format(Struct, gc=False):
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class _Function(Struct, gc=False):
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class _Tool(Struct, gc=False):
+    type: str = "function"
+    function: _Function | None = None
+
+
+class _Reasoning(Struct, gc=False):
+    effort: str | None = None
+    max_tokens: int | None = None
+    enabled: bool | None = None
+
+
+class _Thinking(Struct, gc=False):
+    type: str | None = None
+
+
+class _Choice(Struct, gc=False):
+    type: str = ""
+    mode: str | None = None
+
+
+class _Body(Struct, gc=False):
+    messages: Annotated[list[_Message], Meta(min_length=1, max_length=20_000)]
+    model: _Name | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    n: Annotated[int, Meta(ge=1, le=8)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
+    tools: Annotated[list[_Tool], Meta(max_length=512)] | None = None
+    functions: Annotated[list[_Function], Meta(max_length=512)] | None = None
+    tool_choice: str | _Choice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: _Format | None = None
+    reasoning_effort: str | None = None
+    reasoning: _Reasoning | None = None
+    thinking: _Thinking | None = None
+    usage: _Usage | None = None
+    models: Annotated[list[_Name], Meta(max_length=64)] | None = None
+    user: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+_fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
+_body_of = msgspec.json.Decoder(_Body).decode
+_messages_of = msgspec.json.Decoder(list[_Message]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Caller:
+    """CallerSide of `openai-chat`."""
+
+    def parse(self, body: bytes) -> Call:
+        return parse(body)
+
+    def prompt(self, call: Call) -> Prompt:
+        return openai_prompt.prompt(call)
+
+    def encoder(self, call: Call, *, request_id: str, model: str, cost_of: CostOf) -> Encoder:
+        return openai_answer.ChunkEncoder(request_id=request_id, model=model, cost_of=cost_of, include_usage=call.include_usage)
+
+    def render(self, reply: Reply, *, request_id: str, model: str, cost_nusd: int | None) -> bytes:
+        return openai_answer.render(reply, request_id=request_id, model=model, cost_nusd=cost_nusd)
+
+    def refusal(self, refused: Refused, *, request_id: str) -> bytes:
+        return openai_answer.refusal(refused)
+
+    def error(self, failure: Failure, *, request_id: str) -> tuple[int, bytes]:
+        return openai_answer.error(failure)
+
+    def error_event(self, failure: Failure, *, request_id: str) -> bytes:
+        return openai_answer.error_event(failure)
+
+
+CALLER = Caller()
+
+
+def parse(body: bytes) -> Call:
+    """The Call in `body`: two passes of the JSON decoder, one keeps every field as sent, one checks the types of those we read.
+
+    Raises Refused (400). `text` stays empty: `text_of` reads it when somebody wants to classify.
+    """
+    try:
+        fields = _fields_of(body)
+        read = _body_of(body)
+        if not body.isascii():
+            body.decode()  # the JSON decoder does not look into strings that it skips
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _refuse(body, error)
+    if len(fields) > MAX_FIELDS or _is_deep(body):
+        _refuse_shape(len(fields))
+    reasoning = _reasoning(read)
+    modalities, prompt_tokens = _media(read, fields, len(body)) if _has_media(read.messages) else (_NO_MEDIA, tokens.estimate(body))
+    choice = read.tool_choice
+    return Call(
+        dialect="openai-chat",
+        model=read.model or "",
+        fields=fields,
+        body_bytes=len(body),
+        stream=read.stream is True,
+        max_output_tokens=read.max_completion_tokens or read.max_tokens,
+        n=read.n or 1,
+        include_usage=_wants_usage(read, fields),
+        fallback_models=tuple(dict.fromkeys(read.models)) if read.models else (),
+        prompt_tokens=prompt_tokens,
+        turns=len(read.messages),
+        tools=len(read.tools or ()) + len(read.functions or ()),
+        modalities=modalities,
+        format_kind=read.response_format.type if read.response_format else "text",
+        forced_tool=choice is not None and _is_forced(choice),
+        reasoning=reasoning,
+        parameters=_NOTHING.union(fields).difference(_NOT_PARAMETERS),
+    )
+
+
+def text_of(call: Call) -> str:
+    """Readable text of a call for the classifier: head of the first system message, then the newest turns, at most 16 KiB characters."""
+    messages = _messages_of(call.fields["messages"])
+    systems = [_text(m) for m in messages if m.role in ("system", "developer")]
+    head = systems[0][:_HEAD_CHARACTERS] if systems else ""
+    room = TEXT_CHARACTERS - len(head)
+    turns: list[str] = []
+    for message in reversed(messages):
+        if room <= 1:
+            break
+        if message.role == "user" and (text := _text(message)):
+            turns.append(text[-(room - 1) :])
+            room -= len(turns[-1]) + 1
+    return "\n".join([head, *reversed(turns)] if head else reversed(turns))
+
+
+def patch(call: Call, deployment: Deployment, *, stream: bool) -> Dispatch:
+    """The caller's request for a provider of the same dialect: each field's bytes as sent, less what is ours, model renamed.
+
+    What the provider's card refuses is left out and reported. Deterministic; about 3 us for a small request.
+    """
+    fields = {name: raw for name, raw in call.fields.items() if name not in OWN_FIELDS}
+    dropped = openai_fit.fit(fields, deployment, stream=stream)
+    return Dispatch(path=openai_fit.PATH, body=_encode(fields), dropped=tuple(dropped))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+_NOTHING: frozenset[str] = frozenset()
+_NO_MEDIA: frozenset[str] = frozenset()
+_MODALITY = {"image_url": "vision", "input_audio": "audio", "file": "pdf", "image": "vision"}
+
+
+def _has_media(messages: list[_Message]) -> bool:
+    for message in messages:
+        if message.content.__class__ is list and any(part.type in _MODALITY for part in cast(list[_Part], message.content)):
+            return True
+    return False
+
+
+def _media(read: _Body, fields: dict[str, Raw], body_bytes: int) -> tuple[frozenset[str], int]:
+    """Modalities, and an estimate that does not count base64 as text."""
+    contents: list[list[dict[str, Raw]]] = [
+        msgspec.json.decode(message.content, type=list[dict[str, Raw]])
+        for message in msgspec.json.decode(fields["messages"], type=list[_RawMessage])
+        if bytes(memoryview(message.content)[:1]) == b"["
+    ]
+    found: set[str] = set()
+    media_bytes = media_tokens = 0
+    for part in (part for content in contents for part in content):
+        kind = _MODALITY.get(msgspec.json.decode(part["type"], type=str)) if "type" in part else None
+        if kind is None:
+            continue
+        size = sum(len(memoryview(raw)) for raw in part.values())
+        found.add(kind)
+        media_bytes += size
+        media_tokens += {"vision": _IMAGE_TOKENS, "audio": size // _AUDIO_BYTES_PER_TOKEN, "pdf": size // _DOCUMENT_BYTES_PER_TOKEN}[kind]
+    return frozenset(found), media_tokens + (body_bytes - media_bytes) // 3
+
+
+class _RawMessage(Struct, gc=False):
+    content: Raw = Raw(b"null")
+
+
+def _wants_usage(read: _Body, fields: dict[str, Raw]) -> bool:
+    """OpenRouter always sends usage in the last chunk, so callers who write its fields expect it (its docs, 2026-08)."""
+    options, usage = read.stream_options, read.usage
+    if options is not None and options.include_usage is not None:
+        return options.include_usage
+    if usage is not None and usage.include is not None:
+        return usage.include
+    return not _OPENROUTER.isdisjoint(fields)
+
+
+def _is_forced(choice: str | _Choice) -> bool:
+    if isinstance(choice, str):
+        if choice not in ("auto", "none", "required", "any", "validated"):
+            raise Refused(
+                400, "invalid_value", f"`tool_choice` is `{choice[:64]}`; use auto, none, required or a function", param="tool_choice"
+            )
+        return choice in ("required", "any")
+    return choice.mode == "required" if choice.type == "allowed_tools" else choice.type not in ("auto", "none")
+
+
+def _reasoning(read: _Body) -> bool:
+    effort, wish = read.reasoning_effort, read.reasoning
+    if wish is None:
+        return (effort is not None and effort != "none") or (read.thinking is not None and read.thinking.type in ("enabled", "adaptive"))
+    if effort is not None and wish.effort is not None and effort != wish.effort:
+        raise Refused(400, "invalid_value", "`reasoning_effort` and `reasoning.effort` differ; send one of them", param="reasoning_effort")
+    return wish.enabled is not False and (wish.effort or effort) != "none"
+
+
+def _text(message: _Message) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.text for part in content or () if part.text)
+
+
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_BUT_BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
+_STRING = re.compile(rb'"[^"]*+"')
+
+
+def _is_deep(body: bytes) -> bool:
+    """Whether JSON nests deeper than 64, at C speed: drop all but brackets, then peel off the innermost pairs, one level a pass.
+
+    Brackets inside strings are counted too, so a body that looks deep is judged again without its strings. A sender who pairs brackets
+    inside strings with real ones may hide depth from the first look; then the decoder's own recursion limit is the guard.
+    """
+    if _peels(body.translate(_SQUARE, _BUT_BRACKETS)):
+        return False
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return not _peels(_STRING.sub(b"", unescaped.translate(_SQUARE, _BUT_BRACKETS_AND_QUOTES)))
+
+
+def _peels(brackets: bytes) -> bool:
+    for depth in range(MAX_DEPTH + 1):
+        peeled = brackets.replace(b"[]", b"")
+        if len(peeled) == len(brackets):
+            return depth + len(brackets) <= MAX_DEPTH  # what is left has no partner; each may be one level
+        brackets = peeled
+    return False
+
+
+# --- refusing ---------------------------------------------------------------------------------------------------------
+
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_FIXES = {
+    "role": "use system, developer, user, assistant or tool",
+    "content": 'send a string or a list of parts such as {"type": "text", "text": "..."}',
+    "n": "ask for 1 to 8 choices",
+    "max_tokens": "send an integer from 1 to 10000000",
+    "max_completion_tokens": "send an integer from 1 to 10000000",
+    "temperature": "send a number from 0 to 2",
+    "top_p": "send a number from 0 to 1",
+    "tools": 'send at most 512 tools of the form {"type": "function", "function": {"name": ...}}',
+    "stop": "send a string or at most 16 strings",
+    "messages": "send a list of messages, at least one",
+    "response_format": "its type is text, json_object or json_schema",
+}
+
+
+def _refuse(body: bytes, error: Exception) -> NoReturn:
+    if isinstance(error, RecursionError):
+        _refuse_shape(0)
+    if isinstance(error, UnicodeDecodeError):
+        raise Refused(400, "invalid_json", f"The body is not valid UTF-8 at byte {error.start}; encode the JSON as UTF-8.")
+    if not isinstance(error, msgspec.ValidationError):
+        raise Refused(400, "invalid_json", f"The body is not valid JSON: {_first_lower(str(error))}; send one JSON object.")
+    text = str(error)
+    place = _PLACE.search(text)
+    param = place[1] if place else None
+    what = _first_lower(text[: place.start()] if place else text)
+    if param is None:
+        _refuse_top(body, what)
+    field = re.sub(r"\[[^\]]*\]", "", param)
+    fix = _FIXES.get(field.rsplit(".", 1)[-1]) or _FIXES.get(field.split(".", 1)[0]) or "correct or remove the field"
+    raise Refused(400, "invalid_type", f"`{param}`: {what}{_seen(body, param)}; {fix}.", param=param)
+
+
+def _refuse_top(body: bytes, what: str) -> NoReturn:
+    try:
+        fields = _fields_of(body)
+    except (msgspec.DecodeError, RecursionError):
+        raise Refused(400, "invalid_json", f'The body is not a JSON object: {what}; send {{"model": ..., "messages": [...]}}.') from None
+    if "messages" not in fields and "input" in fields:
+        raise Refused(
+            400,
+            "missing_field",
+            "`messages` is missing but `input` is there: this is a Responses body; post it to /v1/responses.",
+            param="messages",
+        )
+    raise Refused(400, "missing_field", "`messages` is missing; send a list of messages, at least one.", param="messages")
+
+
+def _refuse_shape(fields: int) -> NoReturn:
+    if fields > MAX_FIELDS:
+        raise Refused(400, "too_large", f"The body has {fields} top-level fields; at most {MAX_FIELDS} are accepted.")
+    raise Refused(400, "too_deep", f"The JSON nests deeper than {MAX_DEPTH} levels; flatten it.")
+
+
+def _seen(body: bytes, param: str) -> str:
+    """The value of a top-level scalar; anything deeper may quote the prompt."""
+    if not param.isidentifier() or param in ("messages", "stop", "user"):
+        return ""
+    value: Any = _fields_of(body).get(param)
+    text = bytes(value)[:40].decode("utf-8", "replace") if value is not None else ""
+    return f", got {text}" if text and text[0] not in "[{" else ""
+
+
+def _first_lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

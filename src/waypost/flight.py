@@ -1,0 +1,547 @@
+"""Flight: one request from its first dispatch to its settled bill.
+
+Carries out what the race says (dispatch, cancel, commit, give up) and tells it what its runs see. Every attempt stands in the
+journal before the network is touched and again before the answer's last byte; every request ends exactly once, by an answer, a
+clean error, or the caller's leaving. An answer that only we hold yet (the caller does not stream) may still be replaced.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
+
+from waypost.core import price, sse
+from waypost.core.admit import Account, Hold, ratelimit_headers
+from waypost.core.faults import FAULTS, Refused
+from waypost.core.fold import fold, unfold
+from waypost.core.race import Action, Cancel, Commit, GiveUp, Place, Race, RetryPolicy
+from waypost.core.race import Dispatch as Start
+from waypost.core.replay import header_json
+from waypost.core.reuse import Entry, ExactCache
+from waypost.core.types import (
+    Attempt,
+    AttemptOutcome,
+    Decision,
+    Delta,
+    Deployment,
+    Failure,
+    Leg,
+    Outcome,
+    Plan,
+    Prompt,
+    Reply,
+    Usage,
+)
+from waypost.dialects import caller_side, openai_chat, provider_side
+from waypost.dialects.contract import Dispatch, Passage
+from waypost.dialects.openai_passage import OpenAIPassage, splice_cost
+from waypost.dialects.passage import Gather, Translation
+from waypost.ports import Responder, UpstreamRequest
+from waypost.relay import Run
+from waypost.world import World
+
+if TYPE_CHECKING:
+    from waypost.gateway import Asked, Gateway
+
+log = logging.getLogger("waypost")
+now_s = time.monotonic
+
+JSON = (b"content-type", b"application/json")
+EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+REMEMBERED_BYTES = 1024 * 1024  # of a streamed answer, for the exact cache
+
+
+class Policy(Struct, frozen=True):
+    """The configuration as the hot path reads it: seconds, and one table of places."""
+
+    connect_s: float
+    first_token_s: float
+    patient_first_token_s: float
+    idle_s: float
+    total_s: float
+    stream_upstream: Literal["auto", "always", "never"]
+    retry: RetryPolicy
+    places: Mapping[str, Place]  # by deployment name
+
+
+class Flight:
+    """Exactly one `_end` per flight. All methods run on the event loop and never wait."""
+
+    __slots__ = (
+        *("account", "asked", "attempts", "base", "cache", "cache_key", "ceiling_tokens", "decision", "dispatched_s", "done", "dropped"),
+        *("gateway", "hold", "is_paused", "plan", "policy", "prompt", "prompt_tokens", "race", "responder", "runs", "started", "timer"),
+        *("timer_at_s", "winner", "world"),
+    )
+
+    def __init__(
+        self,
+        gateway: "Gateway",
+        asked: "Asked",
+        plan: Plan,
+        decision: Decision,
+        responder: Responder,
+        account: Account | None,
+        hold: Hold | None,
+    ) -> None:
+        call = asked.call
+        self.gateway = gateway
+        self.world: World = gateway.world
+        self.policy: Policy = gateway.policy
+        self.asked = asked
+        self.plan = plan
+        self.decision = decision
+        self.responder = responder
+        self.account = account
+        self.hold = hold
+        self.cache: ExactCache | None = None
+        self.cache_key = b""
+        self.prompt: Prompt | None = None
+        self.prompt_tokens = call.prompt_tokens
+        self.ceiling_tokens = None if call.max_output_tokens is None else call.max_output_tokens * call.n
+        self.attempts: list[Attempt] = []
+        self.base = 0  # attempts of earlier races of this request
+        self.runs: list[Run] = []
+        self.winner: Run | None = None
+        self.dispatched_s = 0.0
+        self.dropped = asked.dropped
+        self.done = self.started = self.is_paused = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.timer_at_s = 0.0
+        self.race = self._new_race(plan)
+
+    def _new_race(self, plan: Plan) -> Race:
+        deadline_s = self.asked.bounds.deadline_s
+        return Race(
+            plan,
+            self.policy.retry,
+            self.gateway.health,
+            self.policy.places,
+            self.gateway.random,
+            started_s=self.asked.started_s,
+            deadline_s=None if deadline_s is None else self.asked.started_s + deadline_s,
+            prompt_tokens=self.prompt_tokens,
+        )
+
+    def start(self) -> None:
+        responder = self.responder
+        responder.on_close = self.caller_left
+        responder.on_pause = self._pause
+        responder.on_resume = self._resume
+        self._apply(self.race.begin(now_s()))
+
+    # --- what runs tell ------------------------------------------------------------------------------------------------
+
+    def content(self, run: Run) -> None:
+        self._apply(self.race.content(run.number - self.base, now_s()))
+
+    def finished(self, run: Run) -> None:
+        usage = run.usage()
+        self._apply(self.race.complete(run.number - self.base, now_s(), usage.output_tokens))
+        if self.done or run is not self.winner:
+            return
+        cost = self._settle(run, "length_cut" if run.is_cut else "ok", usage)
+        self._deliver(run, cost)
+        self._end(200)
+
+    def failed(self, run: Run, failure: Failure) -> None:
+        self._settle(run, "failed", self._billed(run, failure), failure)
+        self._apply(self.race.failed(run.number - self.base, failure, now_s()))
+
+    def received(self, run: Run) -> None:
+        """A live stream has delivered more: the bill should this process die now."""
+        usage = run.usage()
+        self.gateway.journal.received(self._row(run, "interrupted", usage, self._cost(run, usage), None))
+
+    def caller_left(self) -> None:
+        if not self.done:
+            self._apply(self.race.caller_left(now_s()))
+            self._end(499)
+
+    def _pause(self) -> None:
+        self.is_paused = True
+        if self.winner is not None and self.winner.exchange is not None:
+            self.winner.exchange.pause()
+
+    def _resume(self) -> None:
+        self.is_paused = False
+        run = self.winner
+        if run is not None and run.exchange is not None:
+            run.byte_at_s = run.content_at_s = now_s()  # the silence was ours
+            run.exchange.resume()
+
+    # --- what the race says --------------------------------------------------------------------------------------------
+
+    def _apply(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            kind = action.__class__
+            if kind is Commit:
+                self._commit(action.n)  # type: ignore[union-attr]  # an isinstance chain costs more than the commit itself
+            elif kind is Start:
+                self._dispatch(action.n + self.base, action.leg)  # type: ignore[union-attr]
+            elif kind is Cancel:
+                self._cancel(action)  # type: ignore[arg-type]
+            elif kind is GiveUp:
+                self._give_up(action)  # type: ignore[arg-type]
+        if not self.done:
+            self._arm()
+
+    def _commit(self, n: int) -> None:
+        run = self.winner = self.runs[n + self.base - 1]
+        if self.asked.call.stream:
+            self.started = True
+            self.responder.start(200, self._headers(run, EVENTS, None))
+            run.commit()
+        else:
+            run.committed = True
+
+    def _cancel(self, action: Cancel) -> None:
+        run = self.runs[action.n + self.base - 1]
+        run.stop()
+        if action.failure is not None:
+            self._settle(run, "failed", self._billed(run, action.failure), action.failure)
+        else:
+            outcome: AttemptOutcome = "caller_left" if action.why == "caller_left" else "hedge_lost"
+            self._settle(run, outcome, run.usage())
+
+    def _give_up(self, action: GiveUp) -> None:
+        failure = action.failure
+        if action.committed and not self.started and self._race_again():
+            return
+        status, body = caller_side(self.asked.call.dialect).error(failure, request_id=self.asked.request_id)
+        if self.started:
+            self.responder.finish(caller_side(self.asked.call.dialect).error_event(failure, request_id=self.asked.request_id))
+        else:
+            headers = self._headers(self.runs[-1] if self.runs else None, [JSON], None)
+            headers.append((b"x-should-retry", b"false"))
+            if failure.retry_after_s is not None:
+                headers.append((b"retry-after", b"%d" % max(1, round(failure.retry_after_s + 0.499))))
+            self.responder.answer(status, headers, body)
+        self._end(status, failure.fault.value)
+
+    def _race_again(self) -> bool:
+        """The race believes that content was delivered, but the caller does not stream and has nothing yet: go on elsewhere."""
+        tried = {run.leg.deployment for run in self.runs}
+        legs = tuple(leg for leg in self.plan.legs if leg.deployment not in tried)
+        left = self.plan.attempts - len(self.runs)
+        if not legs or left < 1:
+            return False
+        self.base = len(self.runs)
+        self.winner = None
+        self.race = self._new_race(Plan(legs, self.plan.total_s, left))
+        self._apply(self.race.begin(now_s()))
+        return True
+
+    def _dispatch(self, n: int, leg: Leg) -> None:
+        call = self.asked.call
+        deployment = self._deployment(leg)
+        card = deployment.provider
+        endpoint = self.world.endpoints[card.name]
+        provider = provider_side(card.wire)
+        stream = self.gateway.streams_upstream(deployment, call)
+        try:
+            sending = self._sending(leg, stream=stream)
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        run = Run(self, n, leg, deployment, provider, self._passage(leg, stream=stream), self.asked.at_ms)
+        if self.cache is not None and call.stream:
+            run.copy = []
+        self.runs.append(run)
+        if sending.dropped:
+            run.dropped = sending.dropped
+        run.worst_nusd = self.gateway.worst_case(deployment, call)[0]
+        if not self.dispatched_s:
+            self.dispatched_s = run.started_s
+        try:
+            self.gateway.journal.opened(
+                self._row(run, "interrupted", Usage(input_tokens=self.prompt_tokens, source="estimated"), None, None), run.worst_nusd
+            )
+        except OSError:
+            message = "The ledger cannot be written, and nothing is served that cannot be accounted for. Try again later."
+            self._refuse(Refused(503, "ledger_unavailable", message, error_type="server", retry_after_s=5.0))
+            return
+        run.exchange = self.gateway.upstream.send(
+            UpstreamRequest(
+                endpoint.origin,
+                endpoint.path + sending.path,
+                endpoint.headers + sending.headers if sending.headers else endpoint.headers,
+                sending.body,
+                "POST",
+                leg.connect_s,
+                card.http2,
+                card.connections,
+            ),
+            run,
+        )
+
+    def _deployment(self, leg: Leg) -> Deployment:
+        deployment = self.world.deployment(leg.deployment)
+        assert deployment is not None, "a plan names only deployments of its world"
+        return deployment
+
+    def _refuse(self, refused: Refused) -> None:
+        """The line broke on our side after the race began."""
+        self.race.caller_left(now_s())
+        refuse(self.responder, refused, self.asked.call.dialect, self.asked.request_id)
+        self._end(refused.status, refused.code)
+
+    def _sending(self, leg: Leg, *, stream: bool) -> Dispatch:
+        """The request for one provider: the caller's own bytes in the caller's dialect, else the prompt written anew."""
+        call = self.asked.call
+        deployment = self._deployment(leg)
+        if deployment.provider.wire == call.dialect:
+            return openai_chat.patch(call, deployment, stream=stream)
+        if self.prompt is None:
+            self.prompt = caller_side(call.dialect).prompt(call)
+        return provider_side(deployment.provider.wire).dispatch(self.prompt, deployment, stream=stream)
+
+    def _passage(self, leg: Leg, *, stream: bool) -> Passage | None:
+        call = self.asked.call
+        if not stream:
+            return None
+        deployment = self._deployment(leg)
+        wire, rate = deployment.provider.wire, deployment.model.price
+        if not call.stream:
+            return Gather(provider_side(wire).reader())
+
+        def cost_of(usage: Usage) -> int | None:
+            return price.cost(usage, rate)
+
+        if wire == call.dialect:
+            return OpenAIPassage(call, cost_of=cost_of)
+        encoder = caller_side(call.dialect).encoder(call, request_id=self.asked.request_id, model=deployment.name, cost_of=cost_of)
+        return Translation(provider_side(wire).reader(), encoder)
+
+    # --- the answer ----------------------------------------------------------------------------------------------------
+
+    def _deliver(self, run: Run, cost_nusd: int | None) -> None:
+        """The answer's end (streamed) or all of it (whole). The bill is durable by now."""
+        call, request_id = self.asked.call, self.asked.request_id
+        side = caller_side(call.dialect)
+        passage = run.passage if run.whole is None else None
+        reply = passage.reply if isinstance(passage, Gather) else run.reply
+        if call.stream:
+            tail = run.ending or (passage.tail if passage is not None else b"")
+            if reply is not None:  # a whole answer although a stream was asked for: told as a stream
+                tail = self._as_stream(unfold(reply), run.deployment.name)
+            self.responder.finish(tail)
+            self._remember_stream(run, tail)
+            return
+        if run.whole is not None and run.deployment.provider.wire == call.dialect:
+            body = splice_cost(run.whole[0], cost_nusd)
+        else:
+            assert reply is not None, "a whole answer of another dialect has been read"
+            billed = msgspec.structs.replace(reply, usage=self.attempts[-1].usage)
+            body = side.render(billed, request_id=request_id, model=run.deployment.name, cost_nusd=cost_nusd)
+        self.responder.answer(200, self._headers(run, [JSON], cost_nusd), body)
+        if self.cache is not None and not run.is_cut:
+            self.cache.put(self.cache_key, Entry(body, run.deployment.name, now_s()))
+
+    def _as_stream(self, deltas: list[Delta], model: str) -> bytes:
+        side, asked = caller_side(self.asked.call.dialect), self.asked
+        encoder = side.encoder(asked.call, request_id=asked.request_id, model=model, cost_of=lambda usage: self._price(model, usage))
+        return b"".join(encoder.encode(delta) for delta in deltas)
+
+    def _remember_stream(self, run: Run, tail: bytes) -> None:
+        if self.cache is None or run.copy is None or run.is_cut or run.copied_bytes > REMEMBERED_BYTES:
+            return
+        side = provider_side(self.asked.call.dialect)
+        reader = side.reader()
+        reply = fold(delta for event in sse.Decoder().feed(b"".join(run.copy) + tail) for delta in reader.feed(event))
+        body = caller_side(self.asked.call.dialect).render(
+            reply, request_id=self.asked.request_id, model=run.deployment.name, cost_nusd=self.attempts[-1].cost_nusd
+        )
+        self.cache.put(self.cache_key, Entry(body, run.deployment.name, now_s()))
+
+    def answer_from(self, cache: ExactCache, key: bytes) -> bool:
+        """Answer from the exact cache: a new id, no usage, no cost. False on a miss, which this flight will then fill."""
+        self.cache, self.cache_key = cache, key
+        entry = cache.get(key, now_s())
+        if entry is None or self.asked.cache == "refresh":
+            return False
+        call, asked = self.asked.call, self.asked
+        reply = provider_side(call.dialect).reply(entry.body)
+        if not isinstance(reply, Reply):
+            return False
+        fresh = msgspec.structs.replace(reply, id=asked.request_id, usage=Usage())
+        age_s = int(now_s() - entry.at_s)
+        headers = [(b"x-request-id", asked.request_id.encode()), (b"x-waypost-model", entry.model.encode()), (b"x-waypost-attempts", b"0")]
+        headers += [(b"x-waypost-cache", b"exact; age=%d" % age_s), (b"x-waypost-cost-usd", b"0")]
+        row = Attempt(
+            request_id=asked.request_id,
+            attempt=0,
+            at_ms=asked.at_ms,
+            key=asked.caller.name,
+            segment=asked.segment,
+            route=self.decision.route,
+            model=entry.model,
+            provider=entry.model.split("/", 1)[0],
+            outcome="cache",
+            status=200,
+            cost_nusd=0,
+            stream=call.stream,
+            task=self.decision.need.task,
+            config=self.world.fingerprint,
+        )
+        self.gateway.journal.settled(row, None)
+        if call.stream:
+            self.responder.start(200, [*headers, *EVENTS])
+            side = caller_side(call.dialect)
+            encoder = side.encoder(call, request_id=asked.request_id, model=entry.model, cost_of=lambda usage: 0)
+            self.responder.finish(b"".join(encoder.encode(delta) for delta in unfold(fresh)))
+        else:
+            body = caller_side(call.dialect).render(fresh, request_id=asked.request_id, model=entry.model, cost_nusd=0)
+            self.responder.answer(200, [*headers, JSON], body)
+        self._end(200, cache="exact")
+        return True
+
+    def _headers(self, run: Run | None, first: list[tuple[bytes, bytes]], cost_nusd: int | None) -> list[tuple[bytes, bytes]]:
+        asked = self.asked
+        headers = [
+            *first,
+            (b"x-request-id", asked.request_id.encode()),
+            (b"x-waypost-attempts", b"%d" % len(self.runs)),
+            (b"x-waypost-cache", b"bypass" if self.cache is None else b"miss"),
+            (b"x-waypost-overhead-ms", b"%.3f" % self.overhead_ms),
+        ]
+        if run is not None:
+            headers.append((b"x-waypost-model", run.deployment.name.encode()))
+            if run.dropped or self.dropped:
+                headers.append((b"x-waypost-dropped", ", ".join((*self.dropped, *run.dropped)).encode("ascii", "replace")))
+        if cost_nusd is not None:
+            headers.append((b"x-waypost-cost-usd", price.usd(cost_nusd).encode()))
+        if asked.explain:
+            headers.append((b"x-waypost-explain", header_json(self.decision)))
+        if self.account is not None:
+            headers += ratelimit_headers(self.account.state(now_s=now_s(), wall_ms=asked.at_ms))
+        return headers
+
+    # --- the bill ------------------------------------------------------------------------------------------------------
+
+    def _settle(self, run: Run, outcome: AttemptOutcome, usage: Usage, failure: Failure | None = None) -> int | None:
+        """One durable row of an attempt that has ended. Gives its cost."""
+        cost = self._cost(run, usage)
+        row = self._row(run, outcome, usage, cost, failure)
+        decision = self.decision if not self.attempts and (self.decision.route or len(self.decision.order) > 1) else None
+        self.attempts.append(row)
+        self.gateway.journal.settled(row, decision)
+        return cost
+
+    def _billed(self, run: Run, failure: Failure) -> Usage:
+        """What a failed attempt is likely to be billed, after the table of faults; nothing when it was refused."""
+        if run.events or (run.passage is not None and run.passage.usage is not None):
+            return run.usage()
+        if FAULTS[failure.fault].bill == "estimate" and run.status == 200:
+            return Usage(input_tokens=self.prompt_tokens, source="estimated")  # it had begun to work on the prompt
+        return Usage(source="estimated")
+
+    def _cost(self, run: Run, usage: Usage) -> int | None:
+        return price.cost(usage, run.deployment.model.price)
+
+    def _price(self, model: str, usage: Usage) -> int | None:
+        deployment = self.world.deployment(model)
+        return None if deployment is None else price.cost(usage, deployment.model.price)
+
+    def _row(self, run: Run, outcome: AttemptOutcome, usage: Usage, cost: int | None, failure: Failure | None) -> Attempt:
+        asked, decision = self.asked, self.decision
+        return Attempt(
+            asked.request_id,
+            run.number,
+            run.wall_ms,
+            asked.caller.name,
+            asked.segment,
+            decision.route,
+            run.deployment.name,
+            run.deployment.provider.name,
+            outcome,
+            "" if failure is None else failure.fault.value,
+            run.status if failure is None else failure.status or run.status,
+            usage,
+            cost,
+            None if run.ttft_s is None else run.ttft_s * 1000,
+            run.total_s * 1000,
+            asked.call.stream,
+            decision.need.task,
+            decision.config,
+        )
+
+    def _end(self, status: int, error: str = "", cache: str = "") -> None:
+        """The one end of a request: timers off, reservation settled, outcome told."""
+        if self.done:
+            return
+        self.done = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        responder = self.responder
+        responder.on_close = responder.on_pause = responder.on_resume = None
+        self.gateway.flights.discard(self)
+        if self.account is not None and self.hold is not None:
+            costs = [a.cost_nusd for a in self.attempts]
+            spent = None if None in costs else sum(c for c in costs if c is not None)
+            self.account.settle(self.hold, _sum([a.usage for a in self.attempts]), spent)
+        asked = self.asked
+        self.gateway.observe(
+            Outcome(
+                asked.request_id,
+                asked.at_ms,
+                asked.caller.name,
+                asked.segment,
+                status,
+                self.decision,
+                tuple(self.attempts),
+                cache or ("bypass" if self.cache is None else "miss"),
+                self.dropped,
+                self.overhead_ms,
+                error,
+            )
+        )
+
+    @property
+    def overhead_ms(self) -> float:
+        """Time in the gateway before the first dispatch."""
+        return (self.dispatched_s - self.asked.started_s) * 1000 if self.dispatched_s else 0.0
+
+    # --- the clock -----------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """One timer per request, moved only when it must ring earlier; one that rings too early just asks again."""
+        wake_at_s = self.race.wake_at_s
+        if wake_at_s is None or (self.timer is not None and self.timer_at_s <= wake_at_s):
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer_at_s = wake_at_s
+        self.timer = self.gateway.loop.call_later(max(0.0, wake_at_s - now_s()), self._ring)
+
+    def _ring(self) -> None:
+        self.timer = None
+        if self.done:
+            return
+        now, run = now_s(), self.winner
+        if run is None:
+            self._apply(self.race.tick(now))
+        elif self.is_paused:
+            self._apply(self.race.tick(now, now, now))
+        else:
+            self._apply(self.race.tick(now, run.byte_at_s, run.content_at_s))
+
+
+def refuse(responder: Responder, refused: Refused, dialect: str, request_id: str) -> None:
+    """The gateway's own no, in the caller's dialect. A retry helps only where a time is given."""
+    headers = [JSON, (b"x-request-id", request_id.encode())]
+    if refused.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after_s + 0.499))))
+    else:
+        headers.append((b"x-should-retry", b"false"))
+    responder.answer(refused.status, headers, caller_side(dialect).refusal(refused, request_id=request_id))
+
+
+def _sum(usages: list[Usage]) -> Usage:
+    if len(usages) == 1:
+        return usages[0]
+    return Usage(input_tokens=sum(u.input_tokens for u in usages), output_tokens=sum(u.output_tokens for u in usages))

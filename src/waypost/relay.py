@@ -1,0 +1,311 @@
+"""Relay: one attempt at a provider, from its first byte to the caller's last.
+
+A Run is the sink of one HTTP exchange. A streamed answer goes through a Passage (bytes in, the caller's bytes out): what comes
+before the commit is held, what comes after is written straight to the caller, and per chunk there is no task, no future, no
+object. A whole answer is gathered and read once. A Run decides nothing: content, end and failure are told to its flight, which
+asks the race. Only what a provider sends past the caller's own ceiling is cut here, because the caller would be billed for it.
+"""
+
+import time
+from typing import Protocol
+
+from waypost.core.tokens import estimate_output, lower_bound_output, plausible
+from waypost.core.types import Deployment, Failure, Fault, Leg, Reply, Usage
+from waypost.dialects.contract import Passage, ProviderSide
+from waypost.ports import Exchange, Headers, Loss, Responder
+
+now_s = time.monotonic
+
+ERROR_BODY_BYTES = 256 * 1024  # of an error page, the rest says nothing
+WHOLE_BODY_BYTES = 64 * 1024 * 1024
+STREAM_BYTES = 50 * 1024 * 1024  # a stream whose ceiling nobody knows ends here
+HELD_BYTES = 256 * 1024  # before the first content: role chunks, comments, nothing more
+CEILING_SLACK = 16  # tokens; our count of theirs is a lower bound, this covers what they count beyond content
+RECEIVED_EVERY = 64  # content events between two notes of what a live stream has delivered
+
+_PHASES = {"dns": "connect", "refused": "connect", "connect_timeout": "connect", "tls": "connect", "busy": "connect"}
+
+
+class Flight(Protocol):
+    """What a Run tells, on the event loop: `content` at most once, then one of `finished` and `failed`."""
+
+    responder: Responder
+    prompt_tokens: int
+    ceiling_tokens: int | None  # most tokens the caller asked for, over all choices
+
+    def content(self, run: "Run") -> None: ...
+    def finished(self, run: "Run") -> None: ...
+    def failed(self, run: "Run", failure: Failure) -> None: ...
+    def received(self, run: "Run") -> None: ...
+
+
+class Run:
+    """One attempt. `passage` is None when a whole answer was asked for; `whole` gathers whatever is not the expected stream."""
+
+    __slots__ = (
+        *("body_bytes", "byte_at_s", "committed", "content_at_s", "deployment", "dropped", "ending", "events", "exchange", "flight"),
+        *("copied_bytes", "copy", "headers", "is_cut"),
+        *("held", "held_bytes", "leg", "number", "over", "passage", "provider", "reply", "started_s", "status", "ttft_s", "wall_ms"),
+        *("whole", "whole_usage", "worst_nusd"),
+    )
+
+    def __init__(
+        self, flight: Flight, number: int, leg: Leg, deployment: Deployment, provider: ProviderSide, passage: Passage | None, wall_ms: int
+    ) -> None:
+        self.flight = flight
+        self.number = number
+        self.leg = leg
+        self.deployment = deployment
+        self.provider = provider
+        self.passage = passage
+        self.wall_ms = wall_ms
+        self.whole: list[bytes] | None = None
+        self.whole_usage: Usage | None = None
+        self.reply: Reply | None = None  # the answer, where it had to be understood
+        self.exchange: Exchange | None = None
+        self.started_s = self.byte_at_s = self.content_at_s = now_s()
+        self.ttft_s: float | None = None
+        self.status = 0
+        self.headers: Headers = []
+        self.held: list[bytes] = []
+        self.held_bytes = self.body_bytes = self.events = 0
+        self.committed = self.over = self.is_cut = False
+        self.copy: list[bytes] | None = None  # of what went to the caller, for the cache
+        self.copied_bytes = 0
+        self.ending = b""  # of a stream that we ended ourselves
+        self.dropped: tuple[str, ...] = ()
+        self.worst_nusd: int | None = None
+
+    # --- the sink of the exchange --------------------------------------------------------------------------------------
+
+    def head(self, status: int, headers: Headers) -> None:
+        self.byte_at_s = now_s()
+        self.status = status
+        if self.passage is None or status != 200 or not _is_event_stream(headers):
+            self.headers = headers
+            self.whole = []
+
+    def data(self, chunk: bytes) -> None:
+        if self.over:
+            return
+        passage = self.passage
+        if self.whole is not None or passage is None:
+            self._gather(chunk)
+            return
+        out = passage.feed(chunk)
+        self.byte_at_s = now = now_s()
+        self.body_bytes += len(chunk)
+        events = passage.content_events
+        if events != self.events:
+            if self._content(out, events, now):
+                return
+        elif out:
+            self._give(out)
+        if passage.failure is not None:
+            self._fail(passage.failure)
+        elif passage.finished:
+            self._finish()
+
+    def end(self) -> None:
+        if self.over:
+            return
+        if self.whole is not None:
+            self._read_whole(b"".join(self.whole))
+            return
+        passage = self.passage
+        if passage is None:
+            self._fail(Failure(Fault.SERVER, "the provider's answer had no head"))
+            return
+        out = passage.end()
+        if passage.content_events != self.events:
+            if self._content(out, passage.content_events, now_s()):
+                return
+        elif out:
+            self._give(out)
+        if passage.failure is not None:
+            self._fail(passage.failure)
+        else:
+            self._finish()
+
+    def lost(self, loss: Loss) -> None:
+        if self.over:
+            return
+        phase = _PHASES.get(loss.kind) or self.phase
+        if self.status == 200 and self.passage is not None and self.whole is None:
+            message = f"the provider's stream broke off ({loss.kind})"
+            self._fail(Failure(Fault.TRUNCATED, message, phase=phase, status=200))
+        elif loss.kind == "too_large":
+            self._fail(Failure(Fault.SERVER, "the provider's answer has too large a head", phase=phase))
+        else:
+            self._fail(Failure(Fault.TRANSPORT, f"no answer from the provider: {loss.kind}", code=loss.kind, phase=phase, sent=loss.sent))
+
+    # --- the flight's side ---------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """From now on bytes go straight to the caller; what was held goes first."""
+        self.committed = True
+        if self.held:
+            self.flight.responder.write(b"".join(self.held))
+            self.held = []
+
+    def stop(self) -> None:
+        """Close the exchange at once. Nothing is told any more."""
+        self.over = True
+        self.held = []
+        if self.exchange is not None:
+            self.exchange.cancel()
+
+    @property
+    def phase(self) -> str:
+        return "stream" if self.events else "first_token" if self.status == 200 else "headers"
+
+    @property
+    def total_s(self) -> float:
+        return now_s() - self.started_s
+
+    def usage(self) -> Usage:
+        """What the provider reported, if it can be; else an estimate that says why."""
+        passage = self.passage
+        streamed = passage is not None and self.whole is None
+        reported = passage.usage if passage is not None and streamed else self.whole_usage
+        events, size = (passage.content_events, passage.content_bytes) if passage is not None and streamed else (0, self.body_bytes)
+        flight = self.flight
+        if reported is None:
+            source = "estimated"
+        elif plausible(
+            reported,
+            content_events=events,
+            content_bytes=size if streamed else 0,
+            max_output_tokens=flight.ceiling_tokens,
+            prompt_tokens=flight.prompt_tokens,
+        ):
+            return reported
+        else:
+            source = "impossible"
+        output = estimate_output(events, size)
+        if flight.ceiling_tokens is not None:
+            output = min(output, flight.ceiling_tokens)
+        return Usage(input_tokens=flight.prompt_tokens, output_tokens=output, source=source)
+
+    # --- within --------------------------------------------------------------------------------------------------------
+
+    def _content(self, out: bytes, events: int, now: float) -> bool:
+        """New content came. True when this run is over by it."""
+        first = self.events == 0
+        self.content_at_s = now
+        if first:
+            self.ttft_s = now - self.started_s
+            if out:
+                self._give(out)
+            self.events = events
+            self.flight.content(self)
+            if self.over:
+                return True
+        else:
+            if events // RECEIVED_EVERY != self.events // RECEIVED_EVERY:
+                self.events = events
+                self.flight.received(self)
+            self.events = events
+            if out:
+                self._give(out)
+        return self._is_past_ceiling() and self._cut()
+
+    def _give(self, out: bytes) -> None:
+        if self.copy is not None:
+            self.copy.append(out)
+            self.copied_bytes += len(out)
+        if self.committed:
+            self.flight.responder.write(out)
+            return
+        self.held.append(out)
+        self.held_bytes += len(out)
+        if self.held_bytes > HELD_BYTES:
+            self._fail(
+                Failure(Fault.MALFORMED, f"the provider sent {HELD_BYTES} bytes without any content", phase="first_token", status=200)
+            )
+
+    def _is_past_ceiling(self) -> bool:
+        """Whether the provider generated surely more than the caller allows: a lower bound of its tokens over 1.1 x the ceiling."""
+        passage, ceiling = self.passage, self.flight.ceiling_tokens
+        if passage is None or passage.finished or passage.failure is not None:
+            return False
+        if ceiling is None:
+            return self.body_bytes > STREAM_BYTES
+        if passage.content_events <= ceiling and passage.content_bytes <= 8 * ceiling:
+            return False
+        return lower_bound_output(passage.content_events, passage.content_bytes) > ceiling * 1.1 + CEILING_SLACK
+
+    def _cut(self) -> bool:
+        """End the answer as the provider should have ended it: finish reason `length`, and a bill bounded by the ceiling."""
+        passage = self.passage
+        if passage is None:
+            return False
+        self.is_cut = True
+        self.ending = passage.cut(self.usage())
+        if self.exchange is not None:
+            self.exchange.cancel()
+        self._finish()
+        return True
+
+    def _gather(self, chunk: bytes) -> None:
+        self.byte_at_s = now_s()
+        if self.whole is None:
+            self.whole = []
+        self.whole.append(chunk)
+        self.body_bytes += len(chunk)
+        if self.status != 200 and self.body_bytes > ERROR_BODY_BYTES:
+            self._read_whole(b"".join(self.whole)[:ERROR_BODY_BYTES])
+            if self.exchange is not None:
+                self.exchange.cancel()
+        elif self.body_bytes > WHOLE_BODY_BYTES:
+            self._fail(Failure(Fault.SERVER, f"the provider's answer is larger than {WHOLE_BODY_BYTES} bytes", status=self.status))
+
+    def _read_whole(self, body: bytes) -> None:
+        if self.status != 200:
+            self._fail(self.provider.failure(self.status, self.headers, body, self.wall_ms))
+            return
+        coding = next((v for n, v in self.headers if n.lower() == b"content-encoding"), b"identity").lower()
+        if coding not in (b"identity", b""):
+            self._fail(Failure(Fault.MALFORMED, "the provider's answer is compressed although that was not asked for", status=200))
+            return
+        self.whole = [body]
+        failure = self._understand(body)
+        if failure is not None:
+            self._fail(failure)
+            return
+        now = now_s()
+        self.ttft_s = now - self.started_s
+        self.events = 1
+        self.flight.content(self)
+        if not self.over:
+            self._finish()
+
+    def _understand(self, body: bytes) -> Failure | None:
+        read = self.provider.reply(body)
+        if isinstance(read, Failure):
+            return read
+        self.reply = read
+        self.whole_usage = read.usage
+        return None
+
+    def _finish(self) -> None:
+        """Complete. The exchange may still end by itself, which keeps its connection for the next call."""
+        if not self.over:
+            self.over = True
+            self.flight.finished(self)
+
+    def _fail(self, failure: Failure) -> None:
+        if self.over:
+            return
+        self.over = True
+        self.held = []
+        if self.exchange is not None:
+            self.exchange.cancel()
+        self.flight.failed(self, failure)
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    for name, value in headers:
+        if len(name) == 12 and name.lower() == b"content-type":
+            return value[:17].lower() == b"text/event-stream"
+    return False
