@@ -7,13 +7,14 @@ far less than requests per second when other work shares the machine. Linux only
 import contextlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ class BenchError(Exception):
     """Something outside the measured program is missing or does not work; the text says what to do."""
 
 
+# Without byte code every start compiles the whole package: another program's cost than the one that is installed.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 # --- what must be there ---------------------------------------------------------------------------------------------------
 
 
@@ -37,17 +42,22 @@ def nginx_path() -> str | None:
     return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
+def quietly(*command: str) -> None:
+    """Run, whatever comes of it: what counts is whether the program is there afterwards."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+
+
 def provide() -> list[str]:
     """Install what is missing where that is possible (Debian, root); gives a sentence for each thing that stays missing."""
     asked = [p for p, there in (("gcc libc6-dev", shutil.which("gcc")), ("nginx-light", nginx_path())) if not there]
     if asked and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(asked)}", flush=True)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
-        subprocess.run(["apt-get", "update", "-qq"], check=False, **quiet)
+        quietly("apt-get", "update", "-qq")
         for packages in asked:
-            subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages.split()], check=False, **quiet)
+            quietly("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages.split())
         if "nginx-light" in asked and Path("/run/systemd/system").exists():  # the package would leave a web server running
-            subprocess.run(["systemctl", "disable", "--now", "nginx"], check=False, **quiet)
+            quietly("systemctl", "disable", "--now", "nginx")
     missing: list[str] = []
     if not shutil.which("gcc"):
         missing.append("gcc is missing, so nothing can be loaded: apt-get install gcc libc6-dev")
@@ -74,14 +84,20 @@ def allow_many_files() -> int:
 
 def describe() -> str:
     """The machine in one line, for the head of a table."""
-    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    model = next(
+        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
+    )
     return f"{model}, {len(CORES)} cores, Linux {os.uname().release}, load average {os.getloadavg()[0]:.1f}"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the range that outgoing connections take theirs from: waiting for a listener there would sometimes reach itself."""
+    for port in random.sample(range(20_000, 32_000), 50):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise BenchError("no free port between 20000 and 32000")
 
 
 # --- processes ------------------------------------------------------------------------------------------------------------
@@ -97,11 +113,11 @@ class Server:
     """A process pinned to one core, in a session of its own so that all its children are counted and ended."""
 
     def __init__(self, command: Sequence[str], *, core: int, log: Path, env: Mapping[str, str] | None = None) -> None:
-        self.log = log
+        self.log, self.command = log, " ".join(command)
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
-                env={**os.environ, **(env or {})},
+                env={**ENVIRONMENT, **(env or {})},
                 cwd=BUILD,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -127,6 +143,14 @@ class Server:
                 ticks += int(fields[11]) + int(fields[12])
         return ticks * TICK_S
 
+    def threads_cpu_s(self) -> dict[int, float]:
+        """Seconds of CPU of each thread of its first process so far."""
+        found: dict[int, float] = {}
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
+        return found
+
     def memory(self) -> Memory:
         sums = {"Rss:": 0, "Pss:": 0}
         for pid in self.pids():
@@ -146,8 +170,13 @@ class Server:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             time.sleep(0.005)
-        tail = self.log.read_text(errors="replace")[-600:]
-        raise BenchError(f"{' '.join(map(str, self.process.args))[:120]} does not listen on {port}: {tail}")  # type: ignore[arg-type]
+        raise BenchError(f"nothing listens on {port}; {self.last_words()}")
+
+    def last_words(self) -> str:
+        """Whether it still runs, and the end of its log."""
+        code = self.process.poll()
+        life = "runs" if code is None else f"exited with {code}"
+        return f"{self.command[:120]} {life}: {self.log.read_text(errors='replace')[-600:]}"
 
     def stop(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -164,13 +193,13 @@ class Server:
 
 def start_mock(*, core: int = LOAD_CORE) -> tuple[Server, int]:
     port = free_port()
-    mock = Server([str(BUILD / "mock"), str(port)], core=core, log=BUILD / f"mock-{port}.log")
+    mock = Server([str(BUILD / "mock"), str(port)], core=core, log=BUILD / "mock.log")
     mock.wait_listening(port)
     return mock, port
 
 
 @contextlib.contextmanager
-def stopping(*servers: Server) -> Iterator[None]:
+def stopping(*servers: Server) -> Generator[None]:
     try:
         yield
     finally:
@@ -182,7 +211,7 @@ def stopping(*servers: Server) -> Iterator[None]:
 
 
 def drive_command(port: int, body: bytes, *, connections: int, seconds: float, headers: Sequence[str]) -> list[str]:
-    payload = BUILD / f"body-{port}.json"
+    payload = BUILD / "body.json"
     payload.write_bytes(body)
     return [str(BUILD / "drive"), str(port), "/v1/chat/completions", str(payload), str(connections), str(seconds), "0", *headers]
 

@@ -11,12 +11,12 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from waypost import config as cf
 from waypost import world
 from waypost.adapters.journal import Journal
 from waypost.adapters.sqlite import SqliteLedger, database_path
@@ -51,8 +51,10 @@ class App:
         self.handler: Ingress
 
     def _build(self) -> World:
-        config = self._given or (cf.load(self.config_file) if self.config_file is not None else Config())
-        return world.build(config, self.catalog, self.env)
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        if self._given is not None:
+            return world.build(self._given, self.catalog, self.env, today=today)
+        return world.read(self.config_file, self.catalog, self.env, today=today)
 
     @property
     def config(self) -> Config:
@@ -105,6 +107,7 @@ class App:
             await self.server.close()
         for flight in list(self.gateway.flights):
             flight.caller_left()
+        self.gateway.close()
         await self.client.close()
         self.journal.close()
         return whole

@@ -1,32 +1,59 @@
 """Config: one TOML file -> frozen Config, all errors at once, each with its path, the value seen and the fix.
 
 Knows the file's grammar and nothing of models or providers: what a name means is checked in `world`, where the catalogue is.
-Secrets are references ("env:NAME", "file:PATH", "none"), never values. `shared/reference.toml` of the design is the contract;
-a copy stands in examples/reference.toml and every option here is described in docs/configuration.md (a test compares).
+Secrets are references ("env:NAME", "file:PATH", "none"), never values; a problem shows no value that might be one. The contract
+is examples/reference.toml, and every option here is described in docs/configuration.md (tests compare).
 """
 
-import difflib
 import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from waypost import grammar
+from waypost.core import price
 from waypost.core.types import Objective, Task, WireName
+from waypost.grammar import ConfigError, Problem
 
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect", "te", "trailer", "upgrade"})
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\x20-\x7e\t]*")
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
-Amount = Annotated[float, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Word = Annotated[str, Meta(min_length=1)]
+Segment = Annotated[str, Meta(max_length=128, pattern=r"^[\w.:@/-]*$")]  # as callers may name one in x-waypost-segment
+Capability = Literal["tools", "json_schema", "json_object", "vision", "audio", "pdf", "reasoning", "prefill", "web_search"]
+Format = Literal["text", "json_object", "json_schema"]
+# What dialects and gateway act on, then what is only noted: catalog/providers.toml says what each means.
+Quirk = Literal[
+    "no_stream_options",
+    "max_completion_tokens_only",
+    "reasoning_field",
+    "anthropic-2026-10-21",
+    "strips_strict",
+    "name_only_on_tool",
+    "no_empty_assistant",
+    "no_tool_choice_required",
+    "one_system_message",
+    "hidden_reasoning",
+    "reasoning_content_replay",
+    "thinking_default_on",
+    "responses_for_pro",
+    "error_in_200",
+    "empty_choices",
+    "keep_alive_comments",
+    "bearer_expires",
+]
 
 
 class Server(Struct, frozen=True):
-    host: str = "127.0.0.1"
+    host: Word = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 4000
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     max_body_mb: Annotated[float, Meta(gt=0, le=1024)] = 32
@@ -54,7 +81,7 @@ class Provider(Struct, frozen=True):
     headers: dict[str, str] = {}
     rename: dict[str, str] = {}
     drop: list[str] = []
-    quirks: list[str] = []
+    quirks: list[Quirk] = []
     http2: bool | None = None
     connections: Positive | None = None
     prewarm: Count | None = None
@@ -76,7 +103,7 @@ class Model(Struct, frozen=True):
     batch_output_usd_per_mtok: Amount | None = None
     context_tokens: Positive | None = None
     max_output_tokens: Positive | None = None
-    capabilities: list[str] | None = None
+    capabilities: list[Capability] | None = None
     quality: Share | None = None
     family: str | None = None
 
@@ -85,11 +112,11 @@ class When(Struct, frozen=True):
     task: Task | None = None
     min_prompt_tokens: Count | None = None
     max_prompt_tokens: Count | None = None
-    capability: str | None = None
+    capability: Capability | None = None
     tools: bool | None = None
-    segment: str | None = None
+    segment: Segment | None = None
     stream: bool | None = None
-    format: Literal["text", "json_object", "json_schema"] | None = None
+    format: Format | None = None
 
 
 class Rule(Struct, frozen=True):
@@ -158,14 +185,14 @@ class Auth(Struct, frozen=True):
 
 
 class Budget(Struct, frozen=True):
-    usd: Annotated[float, Meta(gt=0)]
+    usd: Annotated[float, Meta(gt=0, le=1e9)]
     per: Literal["total", "day", "week", "month"] = "total"
 
 
 class Key(Struct, frozen=True):
-    name: str
+    name: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]  # stands in ledger and reports
     key: str
-    segment: str = ""
+    segment: Segment = ""
     models: tuple[str, ...] = ("*",)
     budget: Budget | None = None
     requests_per_minute: Positive | None = None
@@ -189,44 +216,38 @@ class Config(Struct, frozen=True):
     keys: list[Key] = []
 
 
-class Problem(Struct, frozen=True):
-    """One thing wrong with the configuration. `seen` is the value as written, shortened; never a secret."""
-
-    path: str
-    seen: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.fix}" if not self.seen else f"{self.path} = {self.seen}: {self.fix}"
-
-
-class ConfigError(Exception):
-    """Every problem of a configuration at once."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(p) for p in problems))
-        self.problems = problems
-
-
 def load(path: Path) -> Config:
     """Read a file. Raises ConfigError with all problems of grammar and range."""
-    try:
-        text = path.read_bytes().decode()
-    except OSError as e:
-        raise ConfigError([Problem(str(path), "", f"cannot be read: {e.strerror}; give an existing file with --config")]) from e
-    except UnicodeDecodeError as e:
-        raise ConfigError([Problem(str(path), "", f"is not UTF-8 (byte {e.start}); save it as UTF-8")]) from e
-    return parse(text, name=path.name)
+    return _whole(*survey(path))
 
 
 def parse(text: str, *, name: str = "config") -> Config:
+    """Raises ConfigError with all problems of grammar and range."""
+    return _whole(*examine(text, name=name))
+
+
+def survey(path: Path) -> tuple[Config, list[Problem]]:
+    """Read what can be read of a file, and say what cannot."""
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise ConfigError([Problem(name, "", f"is not valid TOML: {e}")]) from e
+        return examine(path.read_bytes().decode(), name=path.name)
+    except OSError as e:
+        return Config(), [Problem(str(path), "", f"cannot be read: {e.strerror}; give an existing file with --config")]
+    except UnicodeDecodeError as e:
+        return Config(), [Problem(str(path), "", f"is not UTF-8 (byte {e.start}); save it as UTF-8")]
+
+
+def examine(text: str, *, name: str = "config") -> tuple[Config, list[Problem]]:
+    """The readable part of a configuration and every problem of grammar and range."""
+    try:
+        table = tomllib.loads(text.removeprefix("\ufeff"))
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        return Config(), [Problem(name, "", f"is not valid TOML: {e}")]
     problems: list[Problem] = []
-    config = _read(table, Config, "", problems)
-    problems += _rules(config)
+    config = grammar.read(table, Config, "", problems)
+    return config, grammar.joined(problems, _rules(config))
+
+
+def _whole(config: Config, problems: list[Problem]) -> Config:
     if problems:
         raise ConfigError(problems)
     return config
@@ -252,72 +273,6 @@ def secret(reference: str, env: Mapping[str, str]) -> tuple[str | None, str]:
     return (value, "") if value else (None, f"the file {name} is empty")
 
 
-# --- reading a table into a struct, collecting every problem -------------------------------------------------------------
-
-
-def _read(table: Any, into: type[Struct], path: str, problems: list[Problem]) -> Any:
-    """`table` as `into`, noting every problem below `path`; a broken value falls back to its default so that the later checks
-    still see the rest. None when a required value is missing or broken. Nested structs, lists and maps of structs are walked."""
-    if not isinstance(table, dict):
-        problems.append(Problem(path, _shown(path, table), "must be a table ([section] or { key = value })"))
-        return None
-    entries = cast("dict[str, Any]", table)
-    fields = {f.name: f for f in msgspec.structs.fields(into)}
-    at = f"{path}." if path else ""
-    values: dict[str, Any] = {}
-    for key, value in entries.items():
-        field = fields.get(key)
-        if field is None:
-            problems.append(Problem(f"{at}{key}", _shown(key, value), _unknown(key, list(fields))))
-            continue
-        before = len(problems)
-        read = _value(value, field.type, f"{at}{key}", problems)
-        if read is not None or len(problems) == before:
-            values[key] = read
-    for name, field in fields.items():
-        if field.required and name not in entries:
-            problems.append(Problem(f"{at}{name}", "", "is missing"))
-    return into(**values) if all(f.name in values for f in fields.values() if f.required) else None
-
-
-def _value(value: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
-    inner = next((a for a in (kind, *get_args(kind)) if isinstance(a, type) and issubclass(a, Struct)), None)
-    if inner is not None and value is not None:
-        if get_origin(kind) is list and isinstance(value, list):
-            items = cast("list[Any]", value)
-            read = [_read(item, inner, f"{path}[{_label(item, i)}]", problems) for i, item in enumerate(items)]
-            return [r for r in read if r is not None]
-        if get_origin(kind) is dict and isinstance(value, dict):
-            table = cast("dict[str, Any]", value)
-            named = {name: _read(item, inner, f"{path}.{name}", problems) for name, item in table.items()}
-            return {name: item for name, item in named.items() if item is not None}
-        return _read(value, inner, path, problems)
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as e:
-        where, _, inside = str(e).partition(" - at `$")
-        problems.append(Problem(path + inside.rstrip("`"), _shown(path, value), where[0].lower() + where[1:]))
-        return None
-
-
-def _label(item: Any, index: int) -> str:
-    name = cast("dict[str, Any]", item).get("name") if isinstance(item, dict) else None
-    return name if isinstance(name, str) else str(index)
-
-
-def _shown(path: str, value: Any) -> str:
-    """The value as the user wrote it, short; anything that may be a secret is not shown."""
-    if path.rsplit(".", 1)[-1] in ("key", "api_key") and isinstance(value, str) and not value.startswith(("env:", "file:")):
-        return "(not shown)"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    return f"unknown option; did you mean `{close[0]}`?" if close else f"unknown option; known here: {', '.join(sorted(known))}"
-
-
 # --- rules between fields -------------------------------------------------------------------------------------------------
 
 
@@ -327,9 +282,10 @@ def _rules(config: Config) -> list[Problem]:
     server = config.server
     if (server.tls_cert is None) != (server.tls_key is None):
         problems.append(Problem("server.tls_cert", "", "tls_cert and tls_key go together: give both or none"))
-    if not config.storage.url.startswith("sqlite:") or config.storage.url == "sqlite:":
+    scheme, _, file = config.storage.url.partition(":")
+    if scheme != "sqlite" or not file or file.startswith(":"):
         problems.append(
-            Problem("storage.url", repr(config.storage.url.split("@")[-1]), 'this version stores in SQLite: write "sqlite:waypost.db"')
+            Problem("storage.url", repr(f"{scheme[:20]}:..."), 'this version stores in a SQLite file: write "sqlite:waypost.db"')
         )
     for name, provider in config.providers.items():
         problems += _provider(f"providers.{name}", name, provider)
@@ -338,6 +294,14 @@ def _rules(config: Config) -> list[Problem]:
             problems.append(Problem(f"models[{model.name}].name", repr(model.name), "write provider/model, as callers will"))
     for name, route in config.routes.items():
         problems += _route(f"routes.{name}", name, route)
+    for name in (*config.routes, *config.aliases):
+        if name.endswith((":floor", ":nitro", ":exacto")):
+            kind = "routes" if name in config.routes else "aliases"
+            problems.append(
+                Problem(f"{kind}.{name}", "", "can never be asked for: callers' suffixes :floor, :nitro and :exacto are cut off first")
+            )
+    for key in config.keys:
+        problems += _key(f"keys[{key.name}]", key, server.workers)
     if config.auth.required and not config.keys:
         problems.append(Problem("auth.required", "true", "no key is configured, so nobody could call: add [[keys]] or set it to false"))
     return problems
@@ -361,6 +325,7 @@ def _secrets(config: Config) -> list[Problem]:
 def _later(config: Config) -> list[Problem]:
     """Options of the contract whose machinery comes in a later version are refused when switched on, never ignored."""
     off = {
+        "server.content_logging": config.server.content_logging,
         "cache.semantic.enabled": config.cache.semantic.enabled,
         "context.mode": config.context.mode != "off",
         "telemetry.otlp": bool(config.telemetry.otlp),
@@ -390,11 +355,32 @@ def _provider(path: str, name: str, provider: Provider) -> list[Problem]:
         problems.append(Problem(path, repr(name), "a provider's name has no slash"))
     url = provider.base_url
     if url is not None and not (url.startswith(("http://", "https://")) and len(url.split("://", 1)[1].strip("/")) > 0):
-        problems.append(Problem(f"{path}.base_url", repr(url), "write http://host[:port]/path or https://..."))
+        problems.append(Problem(f"{path}.base_url", grammar.shown("base_url", url), "write http://host[:port]/path or https://..."))
     elif url is not None and ("?" in url or "#" in url or "@" in url.split("://", 1)[1].split("/")[0]):
         problems.append(Problem(f"{path}.base_url", "", "no query, fragment or user in a base URL; a key goes to api_key"))
-    bad = [n for n, v in provider.headers.items() if not _HEADER.fullmatch(f"{n}: {v}")]
-    problems += [Problem(f"{path}.headers.{n}", "", "not a valid HTTP header") for n in bad]
+    for header, value in provider.headers.items():
+        if header.lower() in _FRAMING:
+            problems.append(Problem(f"{path}.headers.{header}", "", "is set by the connection itself; remove it"))
+        elif not _HEADER.fullmatch(f"{header}: {value}") or ":" in header:
+            problems.append(Problem(f"{path}.headers.{header}", "", "is no HTTP header: letters, digits and dashes, then printable ASCII"))
+    most = provider.connections
+    if most is not None and provider.prewarm is not None and provider.prewarm > most:
+        problems.append(Problem(f"{path}.prewarm", str(provider.prewarm), f"is more than connections = {most}; lower it"))
+    return problems
+
+
+def _key(path: str, key: Key, workers: int) -> list[Problem]:
+    problems: list[Problem] = []
+    if not key.models:
+        problems.append(Problem(f"{path}.models", "[]", 'allows nothing; name models and routes, or leave it out for ["*"]'))
+    if key.budget is not None and price.parse_usd(key.budget.usd) == 0:
+        problems.append(Problem(f"{path}.budget.usd", repr(key.budget.usd), "is less than a nano-dollar: no call fits; raise it"))
+    limits = {"requests_per_minute": key.requests_per_minute, "tokens_per_minute": key.tokens_per_minute, "concurrency": key.concurrency}
+    problems += [
+        Problem(f"{path}.{name}", str(limit), f"is divided among server.workers = {workers}, and none may get less than 1; raise it")
+        for name, limit in limits.items()
+        if limit is not None and limit < workers
+    ]
     return problems
 
 
@@ -419,31 +405,49 @@ def _rule(path: str, rule: Rule, earlier: list[Rule]) -> list[Problem]:
     when = rule.when
     if not rule.use:
         problems.append(Problem(f"{path}.use", "[]", "names no model"))
-    low, high = when.min_prompt_tokens, when.max_prompt_tokens
-    if low is not None and high is not None and low > high:
-        problems.append(Problem(f"{path}.when", f"{low}..{high}", "can never fire: min_prompt_tokens is above max_prompt_tokens"))
+    problems += [Problem(f"{path}.when", seen, f"can never fire: {why}") for seen, why in _contradictions(when)]
     shadow = next((i for i, e in enumerate(earlier) if _implied(e.when, when)), None)
     if shadow is not None:
-        problems.append(
-            Problem(path, "", f"can never fire: rule {shadow} before it matches whenever this one does; order the narrow rule first")
-        )
+        why = f"can never fire: rules[{shadow}] before it matches whenever this one does; put the narrower rule first"
+        problems.append(Problem(path, "", why))
     return problems
+
+
+def _contradictions(when: When) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    low, high = when.min_prompt_tokens, when.max_prompt_tokens
+    if low is not None and high is not None and low > high:
+        found.append((f"{low}..{high}", "min_prompt_tokens is above max_prompt_tokens"))
+    if when.tools is False and when.capability == "tools":
+        found.append(("tools = false", "the capability asked for is tools"))
+    if when.capability in ("json_object", "json_schema") and when.format not in (None, when.capability):
+        found.append((f"format = {when.format!r}", f"a call that needs {when.capability} has that format"))
+    if when.capability in ("prefill", "web_search"):
+        found.append(
+            (
+                f"capability = {when.capability!r}",
+                "no call is judged to need it; known of calls: tools, json_schema, json_object, vision, audio, pdf, reasoning",
+            )
+        )
+    return found
 
 
 def _implied(earlier: When, later: When) -> bool:
     """Whether `earlier` matches every call that `later` matches."""
-    for field in When.__struct_fields__:
-        want, has = getattr(earlier, field), getattr(later, field)
-        if want is None:
-            continue
-        if has is None:
-            return False
-        if field == "min_prompt_tokens":
-            if has < want:
-                return False
-        elif field == "max_prompt_tokens":
-            if has > want:
-                return False
-        elif has != want:
-            return False
-    return True
+    low, high = earlier.min_prompt_tokens or 0, earlier.max_prompt_tokens
+    inside = low <= (later.min_prompt_tokens or 0) and (
+        high is None or (later.max_prompt_tokens is not None and later.max_prompt_tokens <= high)
+    )
+    return inside and _facts(earlier) <= _facts(later)
+
+
+def _facts(when: When) -> set[tuple[str, object]]:
+    """The conditions but for size, each fact spelled in one way: `tools = true` is the capability tools, a JSON format one too."""
+    facts: set[tuple[str, object]] = {(name, value) for name in ("task", "segment", "stream") if (value := getattr(when, name)) is not None}
+    if when.capability is not None:
+        facts.add(("capability", when.capability))
+    if when.tools is not None:
+        facts.add(("capability", "tools") if when.tools else ("tools", False))
+    if when.format is not None:
+        facts.add(("format", "text") if when.format == "text" else ("capability", when.format))
+    return facts

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from waypost.core import price, sse
-from waypost.core.admit import Account, Hold, ratelimit_headers
+from waypost.core.admit import Account, Hold
 from waypost.core.faults import FAULTS, Refused
 from waypost.core.fold import fold, unfold
 from waypost.core.race import Action, Cancel, Commit, GiveUp, Place, Race, RetryPolicy
@@ -27,7 +27,6 @@ from waypost.core.types import (
     AttemptOutcome,
     Decision,
     Delta,
-    Deployment,
     Failure,
     Leg,
     Outcome,
@@ -38,20 +37,24 @@ from waypost.core.types import (
 )
 from waypost.dialects import caller_side, openai_chat, provider_side
 from waypost.dialects.contract import Dispatch, Passage
-from waypost.dialects.openai_passage import OpenAIPassage, splice_cost
+from waypost.dialects.openai_passage import OpenAIPassage
+from waypost.dialects.openai_whole import Glance, priced
 from waypost.dialects.passage import Gather, Translation
 from waypost.ports import Responder, UpstreamRequest
 from waypost.relay import Run
 from waypost.world import World
 
 if TYPE_CHECKING:
-    from waypost.gateway import Asked, Gateway
+    from waypost.gateway import Asked, Gateway, Lane
 
 log = logging.getLogger("waypost")
 now_s = time.monotonic
 
 JSON = (b"content-type", b"application/json")
-EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+UNBUFFERED = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_BYPASS, _MISS = (b"x-waypost-cache", b"bypass"), (b"x-waypost-cache", b"miss")
+NEAR_S = 0.5  # a clock nearer than this rings by a timer of its own
 REMEMBERED_BYTES = 1024 * 1024  # of a streamed answer, for the exact cache
 
 
@@ -72,9 +75,22 @@ class Flight:
     """Exactly one `_end` per flight. All methods run on the event loop and never wait."""
 
     __slots__ = (
-        *("account", "asked", "attempts", "base", "cache", "cache_key", "ceiling_tokens", "decision", "dispatched_s", "done", "dropped"),
-        *("gateway", "hold", "is_paused", "plan", "policy", "prompt", "prompt_tokens", "race", "responder", "runs", "started", "timer"),
-        *("timer_at_s", "winner", "world"),
+        *(
+            "account",
+            "asked",
+            "attempts",
+            "base",
+            "cache",
+            "cache_key",
+            "ceiling_tokens",
+            "decided",
+            "dialect",
+            "dispatched_s",
+            "done",
+            "dropped",
+        ),
+        *("gateway", "hold", "is_paused", "lanes", "plan", "policy", "prompt", "prompt_tokens", "race", "responder", "runs", "started"),
+        *("timer", "winner", "world"),
     )
 
     def __init__(
@@ -82,18 +98,21 @@ class Flight:
         gateway: "Gateway",
         asked: "Asked",
         plan: Plan,
-        decision: Decision,
+        decision: Decision | None,
         responder: Responder,
         account: Account | None,
         hold: Hold | None,
     ) -> None:
+        """`decision` None: a pin that needed none; `decision` makes it when somebody asks."""
         call = asked.call
         self.gateway = gateway
         self.world: World = gateway.world
+        self.lanes = gateway.lanes
         self.policy: Policy = gateway.policy
         self.asked = asked
+        self.dialect = call.dialect
         self.plan = plan
-        self.decision = decision
+        self.decided = decision
         self.responder = responder
         self.account = account
         self.hold = hold
@@ -110,19 +129,19 @@ class Flight:
         self.dropped = asked.dropped
         self.done = self.started = self.is_paused = False
         self.timer: asyncio.TimerHandle | None = None
-        self.timer_at_s = 0.0
         self.race = self._new_race(plan)
 
     def _new_race(self, plan: Plan) -> Race:
-        deadline_s = self.asked.bounds.deadline_s
+        asked, gateway = self.asked, self.gateway
+        deadline_s = asked.bounds.deadline_s
         return Race(
             plan,
             self.policy.retry,
-            self.gateway.health,
+            gateway.health,
             self.policy.places,
-            self.gateway.random,
-            started_s=self.asked.started_s,
-            deadline_s=None if deadline_s is None else self.asked.started_s + deadline_s,
+            gateway.random,
+            started_s=asked.started_s,
+            deadline_s=None if deadline_s is None else asked.started_s + deadline_s,
             prompt_tokens=self.prompt_tokens,
         )
 
@@ -132,6 +151,12 @@ class Flight:
         responder.on_pause = self._pause
         responder.on_resume = self._resume
         self._apply(self.race.begin(now_s()))
+
+    @property
+    def decision(self) -> Decision:
+        if self.decided is None:
+            self.decided = self.gateway.decision_of(self.asked)
+        return self.decided
 
     # --- what runs tell ------------------------------------------------------------------------------------------------
 
@@ -154,7 +179,7 @@ class Flight:
     def received(self, run: Run) -> None:
         """A live stream has delivered more: the bill should this process die now."""
         usage = run.usage()
-        self.gateway.journal.received(self._row(run, "interrupted", usage, self._cost(run, usage), None))
+        self.gateway.journal.received(self._row(run, "interrupted", usage, price.cost(usage, run.lane.price), None))
 
     def caller_left(self) -> None:
         if not self.done:
@@ -186,14 +211,18 @@ class Flight:
                 self._cancel(action)  # type: ignore[arg-type]
             elif kind is GiveUp:
                 self._give_up(action)  # type: ignore[arg-type]
-        if not self.done:
-            self._arm()
+        wake_at_s = self.race.wake_at_s
+        if wake_at_s is not None and wake_at_s < now_s() + NEAR_S:
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
+            self.arm()
 
     def _commit(self, n: int) -> None:
         run = self.winner = self.runs[n + self.base - 1]
         if self.asked.call.stream:
             self.started = True
-            self.responder.start(200, self._headers(run, EVENTS, None))
+            self.responder.start(200, self._headers(run, EVENTS, None) + UNBUFFERED)
             run.commit()
         else:
             run.committed = True
@@ -215,7 +244,7 @@ class Flight:
         if self.started:
             self.responder.finish(caller_side(self.asked.call.dialect).error_event(failure, request_id=self.asked.request_id))
         else:
-            headers = self._headers(self.runs[-1] if self.runs else None, [JSON], None)
+            headers = self._headers(self.runs[-1] if self.runs else None, JSON, None)
             headers.append((b"x-should-retry", b"false"))
             if failure.retry_after_s is not None:
                 headers.append((b"retry-after", b"%d" % max(1, round(failure.retry_after_s + 0.499))))
@@ -236,35 +265,34 @@ class Flight:
         return True
 
     def _dispatch(self, n: int, leg: Leg) -> None:
-        call = self.asked.call
-        deployment = self._deployment(leg)
-        card = deployment.provider
-        endpoint = self.world.endpoints[card.name]
-        provider = provider_side(card.wire)
-        stream = self.gateway.streams_upstream(deployment, call)
+        call, gateway = self.asked.call, self.gateway
+        lane = self.lanes[leg.deployment]
+        stream = gateway.streams_upstream(lane.deployment, call)
         try:
-            sending = self._sending(leg, stream=stream)
+            sending = self._sending(lane, stream=stream)
         except Refused as refused:
             self._refuse(refused)
             return
-        run = Run(self, n, leg, deployment, provider, self._passage(leg, stream=stream), self.asked.at_ms)
+        run = Run(self, n, leg, lane, self._passage(lane, stream=stream), self.asked.at_ms)
         if self.cache is not None and call.stream:
             run.copy = []
-        self.runs.append(run)
         if sending.dropped:
             run.dropped = sending.dropped
-        run.worst_nusd = self.gateway.worst_case(deployment, call)[0]
-        if not self.dispatched_s:
+        self.runs.append(run)
+        worst_nusd = lane.worst_case(call) if self.hold is None or n > 1 else self.hold.nusd
+        if n == 1:
             self.dispatched_s = run.started_s
+        elif not self._may_spend(worst_nusd):
+            self._refuse(Refused(429, "insufficient_quota", "The budget does not hold another attempt.", error_type="payment_required"))
+            return
         try:
-            self.gateway.journal.opened(
-                self._row(run, "interrupted", Usage(input_tokens=self.prompt_tokens, source="estimated"), None, None), run.worst_nusd
-            )
+            gateway.journal.opened(self._row(run, "interrupted", Usage(self.prompt_tokens, source="estimated"), None, None), worst_nusd)
         except OSError:
             message = "The ledger cannot be written, and nothing is served that cannot be accounted for. Try again later."
             self._refuse(Refused(503, "ledger_unavailable", message, error_type="server", retry_after_s=5.0))
             return
-        run.exchange = self.gateway.upstream.send(
+        endpoint, card = lane.endpoint, lane.provider
+        run.exchange = gateway.upstream.send(
             UpstreamRequest(
                 endpoint.origin,
                 endpoint.path + sending.path,
@@ -278,68 +306,74 @@ class Flight:
             run,
         )
 
-    def _deployment(self, leg: Leg) -> Deployment:
-        deployment = self.world.deployment(leg.deployment)
-        assert deployment is not None, "a plan names only deployments of its world"
-        return deployment
+    def _may_spend(self, worst_nusd: int | None) -> bool:
+        """A further attempt: the hold must cover what earlier ones have cost, what is in flight, and this one's worst case."""
+        if self.account is None or self.hold is None:
+            return True
+        spent = sum(a.cost_nusd or 0 for a in self.attempts)
+        live = len(self.runs) - len(self.attempts)
+        if worst_nusd is None:
+            return True  # unknown prices were refused at admission where there is a budget
+        missing = spent + live * worst_nusd - self.hold.nusd
+        return missing <= 0 or self.account.extend(self.hold, missing, wall_ms=self.asked.at_ms)
 
     def _refuse(self, refused: Refused) -> None:
-        """The line broke on our side after the race began."""
-        self.race.caller_left(now_s())
+        """The line broke on our side after the race began: whatever is in flight is stopped."""
+        self._apply(self.race.caller_left(now_s()))
         refuse(self.responder, refused, self.asked.call.dialect, self.asked.request_id)
         self._end(refused.status, refused.code)
 
-    def _sending(self, leg: Leg, *, stream: bool) -> Dispatch:
+    def _sending(self, lane: "Lane", *, stream: bool) -> Dispatch:
         """The request for one provider: the caller's own bytes in the caller's dialect, else the prompt written anew."""
         call = self.asked.call
-        deployment = self._deployment(leg)
-        if deployment.provider.wire == call.dialect:
-            return openai_chat.patch(call, deployment, stream=stream)
+        if lane.wire == call.dialect:
+            return openai_chat.patch(call, lane.deployment, stream=stream)
         if self.prompt is None:
             self.prompt = caller_side(call.dialect).prompt(call)
-        return provider_side(deployment.provider.wire).dispatch(self.prompt, deployment, stream=stream)
+        return lane.side.dispatch(self.prompt, lane.deployment, stream=stream)
 
-    def _passage(self, leg: Leg, *, stream: bool) -> Passage | None:
-        call = self.asked.call
+    def _passage(self, lane: "Lane", *, stream: bool) -> Passage | None:
         if not stream:
             return None
-        deployment = self._deployment(leg)
-        wire, rate = deployment.provider.wire, deployment.model.price
+        call = self.asked.call
         if not call.stream:
-            return Gather(provider_side(wire).reader())
+            return Gather(lane.side.reader())
+        rate = lane.price
 
         def cost_of(usage: Usage) -> int | None:
             return price.cost(usage, rate)
 
-        if wire == call.dialect:
+        if lane.wire == call.dialect:
             return OpenAIPassage(call, cost_of=cost_of)
-        encoder = caller_side(call.dialect).encoder(call, request_id=self.asked.request_id, model=deployment.name, cost_of=cost_of)
-        return Translation(provider_side(wire).reader(), encoder)
+        encoder = caller_side(call.dialect).encoder(call, request_id=self.asked.request_id, model=lane.name, cost_of=cost_of)
+        return Translation(lane.side.reader(), encoder)
 
     # --- the answer ----------------------------------------------------------------------------------------------------
 
     def _deliver(self, run: Run, cost_nusd: int | None) -> None:
         """The answer's end (streamed) or all of it (whole). The bill is durable by now."""
-        call, request_id = self.asked.call, self.asked.request_id
-        side = caller_side(call.dialect)
+        call = self.asked.call
         passage = run.passage if run.whole is None else None
-        reply = passage.reply if isinstance(passage, Gather) else run.reply
+        seen = run.reply
+        if isinstance(passage, Gather):
+            seen = passage.reply
         if call.stream:
             tail = run.ending or (passage.tail if passage is not None else b"")
-            if reply is not None:  # a whole answer although a stream was asked for: told as a stream
-                tail = self._as_stream(unfold(reply), run.deployment.name)
+            if isinstance(seen, Reply):  # a whole answer although a stream was asked for: told as a stream
+                tail = self._as_stream(unfold(seen), run.lane.name)
             self.responder.finish(tail)
             self._remember_stream(run, tail)
             return
-        if run.whole is not None and run.deployment.provider.wire == call.dialect:
-            body = splice_cost(run.whole[0], cost_nusd)
+        if isinstance(seen, Glance):
+            body = priced(seen, cost_nusd)
         else:
-            assert reply is not None, "a whole answer of another dialect has been read"
-            billed = msgspec.structs.replace(reply, usage=self.attempts[-1].usage)
-            body = side.render(billed, request_id=request_id, model=run.deployment.name, cost_nusd=cost_nusd)
-        self.responder.answer(200, self._headers(run, [JSON], cost_nusd), body)
+            assert seen is not None, "a whole answer of another dialect has been read"
+            billed = msgspec.structs.replace(seen, usage=self.attempts[-1].usage)
+            side = caller_side(call.dialect)
+            body = side.render(billed, request_id=self.asked.request_id, model=run.lane.name, cost_nusd=cost_nusd)
+        self.responder.answer(200, self._headers(run, JSON, cost_nusd), body)
         if self.cache is not None and not run.is_cut:
-            self.cache.put(self.cache_key, Entry(body, run.deployment.name, now_s()))
+            self.cache.put(self.cache_key, Entry(body, run.lane.name, now_s()))
 
     def _as_stream(self, deltas: list[Delta], model: str) -> bytes:
         side, asked = caller_side(self.asked.call.dialect), self.asked
@@ -353,9 +387,9 @@ class Flight:
         reader = side.reader()
         reply = fold(delta for event in sse.Decoder().feed(b"".join(run.copy) + tail) for delta in reader.feed(event))
         body = caller_side(self.asked.call.dialect).render(
-            reply, request_id=self.asked.request_id, model=run.deployment.name, cost_nusd=self.attempts[-1].cost_nusd
+            reply, request_id=self.asked.request_id, model=run.lane.name, cost_nusd=self.attempts[-1].cost_nusd
         )
-        self.cache.put(self.cache_key, Entry(body, run.deployment.name, now_s()))
+        self.cache.put(self.cache_key, Entry(body, run.lane.name, now_s()))
 
     def answer_from(self, cache: ExactCache, key: bytes) -> bool:
         """Answer from the exact cache: a new id, no usage, no cost. False on a miss, which this flight will then fill."""
@@ -377,19 +411,19 @@ class Flight:
             at_ms=asked.at_ms,
             key=asked.caller.name,
             segment=asked.segment,
-            route=self.decision.route,
+            route="" if self.decided is None else self.decided.route,
             model=entry.model,
             provider=entry.model.split("/", 1)[0],
             outcome="cache",
             status=200,
             cost_nusd=0,
             stream=call.stream,
-            task=self.decision.need.task,
+            task="" if self.decided is None else self.decided.need.task,
             config=self.world.fingerprint,
         )
         self.gateway.journal.settled(row, None)
         if call.stream:
-            self.responder.start(200, [*headers, *EVENTS])
+            self.responder.start(200, [*headers, EVENTS, *UNBUFFERED])
             side = caller_side(call.dialect)
             encoder = side.encoder(call, request_id=asked.request_id, model=entry.model, cost_of=lambda usage: 0)
             self.responder.finish(b"".join(encoder.encode(delta) for delta in unfold(fresh)))
@@ -399,17 +433,17 @@ class Flight:
         self._end(200, cache="exact")
         return True
 
-    def _headers(self, run: Run | None, first: list[tuple[bytes, bytes]], cost_nusd: int | None) -> list[tuple[bytes, bytes]]:
+    def _headers(self, run: Run | None, kind: tuple[bytes, bytes], cost_nusd: int | None) -> list[tuple[bytes, bytes]]:
         asked = self.asked
         headers = [
-            *first,
+            kind,
             (b"x-request-id", asked.request_id.encode()),
             (b"x-waypost-attempts", b"%d" % len(self.runs)),
-            (b"x-waypost-cache", b"bypass" if self.cache is None else b"miss"),
+            _BYPASS if self.cache is None else _MISS,
             (b"x-waypost-overhead-ms", b"%.3f" % self.overhead_ms),
         ]
         if run is not None:
-            headers.append((b"x-waypost-model", run.deployment.name.encode()))
+            headers.append(run.lane.model_header)
             if run.dropped or self.dropped:
                 headers.append((b"x-waypost-dropped", ", ".join((*self.dropped, *run.dropped)).encode("ascii", "replace")))
         if cost_nusd is not None:
@@ -417,16 +451,16 @@ class Flight:
         if asked.explain:
             headers.append((b"x-waypost-explain", header_json(self.decision)))
         if self.account is not None:
-            headers += ratelimit_headers(self.account.state(now_s=now_s(), wall_ms=asked.at_ms))
+            headers += self.account.headers()
         return headers
 
     # --- the bill ------------------------------------------------------------------------------------------------------
 
     def _settle(self, run: Run, outcome: AttemptOutcome, usage: Usage, failure: Failure | None = None) -> int | None:
         """One durable row of an attempt that has ended. Gives its cost."""
-        cost = self._cost(run, usage)
+        cost = price.cost(usage, run.lane.price)
         row = self._row(run, outcome, usage, cost, failure)
-        decision = self.decision if not self.attempts and (self.decision.route or len(self.decision.order) > 1) else None
+        decision = self.decided if not self.attempts else None
         self.attempts.append(row)
         self.gateway.journal.settled(row, decision)
         return cost
@@ -436,37 +470,33 @@ class Flight:
         if run.events or (run.passage is not None and run.passage.usage is not None):
             return run.usage()
         if FAULTS[failure.fault].bill == "estimate" and run.status == 200:
-            return Usage(input_tokens=self.prompt_tokens, source="estimated")  # it had begun to work on the prompt
+            return Usage(self.prompt_tokens, source="estimated")  # it had begun to work on the prompt
         return Usage(source="estimated")
 
-    def _cost(self, run: Run, usage: Usage) -> int | None:
-        return price.cost(usage, run.deployment.model.price)
-
     def _price(self, model: str, usage: Usage) -> int | None:
-        deployment = self.world.deployment(model)
-        return None if deployment is None else price.cost(usage, deployment.model.price)
+        return price.cost(usage, self.lanes[model].price)
 
     def _row(self, run: Run, outcome: AttemptOutcome, usage: Usage, cost: int | None, failure: Failure | None) -> Attempt:
-        asked, decision = self.asked, self.decision
+        asked, decided, lane = self.asked, self.decided, run.lane
         return Attempt(
             asked.request_id,
             run.number,
             run.wall_ms,
             asked.caller.name,
             asked.segment,
-            decision.route,
-            run.deployment.name,
-            run.deployment.provider.name,
+            "" if decided is None else decided.route,
+            lane.name,
+            lane.provider.name,
             outcome,
             "" if failure is None else failure.fault.value,
             run.status if failure is None else failure.status or run.status,
             usage,
             cost,
             None if run.ttft_s is None else run.ttft_s * 1000,
-            run.total_s * 1000,
+            (now_s() - run.started_s) * 1000,
             asked.call.stream,
-            decision.need.task,
-            decision.config,
+            "" if decided is None else decided.need.task,
+            self.world.fingerprint,
         )
 
     def _end(self, status: int, error: str = "", cache: str = "") -> None:
@@ -480,10 +510,12 @@ class Flight:
         responder = self.responder
         responder.on_close = responder.on_pause = responder.on_resume = None
         self.gateway.flights.discard(self)
+        self.runs, self.winner = [], None  # a run knows its flight: letting go here frees both without the collector
         if self.account is not None and self.hold is not None:
-            costs = [a.cost_nusd for a in self.attempts]
-            spent = None if None in costs else sum(c for c in costs if c is not None)
-            self.account.settle(self.hold, _sum([a.usage for a in self.attempts]), spent)
+            if len(self.attempts) == 1:
+                self.account.settle(self.hold, self.attempts[0].usage, self.attempts[0].cost_nusd)
+            else:
+                self.account.settle(self.hold, *_sum(self.attempts))
         asked = self.asked
         self.gateway.observe(
             Outcome(
@@ -492,7 +524,7 @@ class Flight:
                 asked.caller.name,
                 asked.segment,
                 status,
-                self.decision,
+                self.decided,
                 tuple(self.attempts),
                 cache or ("bypass" if self.cache is None else "miss"),
                 self.dropped,
@@ -508,15 +540,11 @@ class Flight:
 
     # --- the clock -----------------------------------------------------------------------------------------------------
 
-    def _arm(self) -> None:
-        """One timer per request, moved only when it must ring earlier; one that rings too early just asks again."""
+    def arm(self) -> None:
+        """A timer of this flight's own, for a clock that is near; the gateway's sweep looks after those that are not."""
         wake_at_s = self.race.wake_at_s
-        if wake_at_s is None or (self.timer is not None and self.timer_at_s <= wake_at_s):
-            return
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer_at_s = wake_at_s
-        self.timer = self.gateway.loop.call_later(max(0.0, wake_at_s - now_s()), self._ring)
+        if self.timer is None and wake_at_s is not None and not self.done:
+            self.timer = self.gateway.loop.call_later(max(0.0, wake_at_s - now_s()), self._ring)
 
     def _ring(self) -> None:
         self.timer = None
@@ -536,12 +564,13 @@ def refuse(responder: Responder, refused: Refused, dialect: str, request_id: str
     headers = [JSON, (b"x-request-id", request_id.encode())]
     if refused.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after_s + 0.499))))
-    else:
+    if refused.retry_after_s is None or refused.code == "insufficient_quota":
         headers.append((b"x-should-retry", b"false"))
     responder.answer(refused.status, headers, caller_side(dialect).refusal(refused, request_id=request_id))
 
 
-def _sum(usages: list[Usage]) -> Usage:
-    if len(usages) == 1:
-        return usages[0]
-    return Usage(input_tokens=sum(u.input_tokens for u in usages), output_tokens=sum(u.output_tokens for u in usages))
+def _sum(attempts: list[Attempt]) -> tuple[Usage, int | None]:
+    """Tokens and cost of all attempts of a request; cost None as soon as one is unknown."""
+    tokens = Usage(input_tokens=sum(a.usage.input_tokens for a in attempts), output_tokens=sum(a.usage.output_tokens for a in attempts))
+    costs = [a.cost_nusd for a in attempts]
+    return tokens, None if None in costs else sum(c for c in costs if c is not None)

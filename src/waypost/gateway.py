@@ -16,16 +16,16 @@ from msgspec import Struct
 from waypost.core import price
 from waypost.core.admit import Account, Budget, Hold
 from waypost.core.classify import expected_output, need_of
-from waypost.core.faults import Refused
-from waypost.core.health import Health, HealthPolicy, Standing
+from waypost.core.health import Health, HealthPolicy, Standing, Target
 from waypost.core.race import Place, RetryPolicy
+from waypost.core.replay import keep
 from waypost.core.reuse import ExactCache, key_of
-from waypost.core.route import Ask, Candidate, Route, Wish, decide, split_suffix
-from waypost.core.types import Bounds, Call, Decision, Deployment, Leg, Need, Outcome, Plan
-from waypost.dialects import openai_chat
+from waypost.core.route import Ask, Candidate, Route, Wish, decide
+from waypost.core.types import UNBOUND, Bounds, Call, Decision, Deployment, Leg, Need, Outcome, Plan
+from waypost.dialects import openai_chat, provider_side
 from waypost.flight import Flight, Policy
 from waypost.ports import Journal, Responder, Upstream
-from waypost.world import Caller, World
+from waypost.world import Caller, Endpoint, World
 
 now_s = time.monotonic
 
@@ -33,7 +33,48 @@ UNMEASURED_TOKENS_PER_S = 50.0  # a common pace of hosted models (their publishe
 WORST_OUTPUT_TOKENS = 4096  # where neither the caller nor the card sets a ceiling
 
 
-class Asked(Struct, frozen=True):
+PINS = 10_000  # names of models that callers sent, remembered
+SWEEP_S = 0.25  # resolution of clocks that are far away; near ones get a timer of their own
+
+
+class Lane:
+    """What every attempt at one deployment needs, looked up once per configuration."""
+
+    __slots__ = (
+        "deployment",
+        "endpoint",
+        "model_header",
+        "name",
+        "output_tokens",
+        "plans",
+        "price",
+        "provider",
+        "side",
+        "target",
+        "window_tokens",
+        "wire",
+    )
+
+    def __init__(self, deployment: Deployment, endpoint: Endpoint, target: Target) -> None:
+        self.deployment = deployment
+        self.name = deployment.name
+        self.endpoint = endpoint
+        self.target = target
+        self.price = deployment.model.price
+        self.provider = deployment.provider
+        self.wire = deployment.provider.wire
+        self.side = provider_side(self.wire)
+        self.window_tokens = deployment.model.context_tokens or 1 << 60
+        self.model_header = (b"x-waypost-model", self.name.encode())
+        self.plans: dict[int, Plan] = {}
+        self.output_tokens = deployment.model.max_output_tokens or WORST_OUTPUT_TOKENS
+
+    def worst_case(self, call: Call) -> int | None:
+        """Nano-dollars that one attempt may cost at most; None: the price is unknown."""
+        return price.worst_case(call.prompt_tokens, call.max_output_tokens or self.output_tokens, call.n, self.price)
+
+
+class Asked(Struct):
     """One request as it enters the line."""
 
     request_id: str
@@ -74,20 +115,27 @@ class Gateway:
         self._spent = spent
         self._accounts: dict[str, Account] = {}
         self.swap(world)
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 
     # --- the line ------------------------------------------------------------------------------------------------------
 
     def serve(self, asked: Asked, responder: Responder) -> None:
         """Answer one call, now or when a provider does. Raises Refused when nothing may be tried; then nothing was billed."""
         call = asked.call
-        wish, route, deployments = self.resolve(call, asked.caller)
-        plan, decision = self.plan(asked, wish, route, deployments)
-        if asked.explain == "only":
-            responder.answer(200, [(b"content-type", b"application/json")], msgspec.json.encode(decision))
-            return
-        account, hold = self._admit(asked, plan)
+        lane = self._pinned(asked)
+        if lane is not None:  # the common case: nothing to choose, nothing to forbid
+            plan, decision, wish_name = self._plan_of(lane, call), None, lane.name
+        else:
+            wish, route, deployments = self.world.resolve(call, asked.caller)
+            plan, decision = self.plan(asked, wish, route, deployments)
+            wish_name = wish.name
+            if asked.explain == "only":
+                responder.answer(200, [(b"content-type", b"application/json")], msgspec.json.encode(decision))
+                return
+        account = self._account(asked.caller, asked.at_ms) if asked.caller.is_limited else None
+        hold = None if account is None else self._admit(account, asked, plan)
         flight = Flight(self, asked, plan, decision, responder, account, hold)
-        if self._uses_cache(asked) and flight.answer_from(self.cache, key_of(call, asked.caller.name, wish.name)):
+        if self._uses_cache(asked) and flight.answer_from(self.cache, key_of(call, asked.caller.name, wish_name)):
             return
         self.flights.add(flight)
         flight.start()
@@ -95,103 +143,57 @@ class Gateway:
     def _uses_cache(self, asked: Asked) -> bool:
         return self.cache.by_default if asked.cache == "" else asked.cache != "off"
 
-    # --- who may serve -------------------------------------------------------------------------------------------------
+    # --- pins ----------------------------------------------------------------------------------------------------------
 
-    def resolve(self, call: Call, caller: Caller) -> tuple[Wish, Route | None, list[tuple[Deployment, int]]]:
-        """The wish behind `model` and `models`, with every deployment it may mean and its place in the caller's list."""
-        names = [call.model, *(m for m in call.fallback_models if m != call.model)] if call.model else list(call.fallback_models)
-        if not names:
-            names = ["auto"]
-            if "auto" not in self.world.routes:
-                raise Refused(400, "missing_model", "`model` is missing; name a model as provider/model or a route", param="model")
-        wish, route, found = self._mean(names[0], caller)
-        for group, name in enumerate(names[1:], start=1):
-            _, _, more = self._mean(name, caller)
-            held = {d.name for d, _ in found}
-            found += [(d, group) for d, _ in more if d.name not in held]
-        return wish, route, found
-
-    def _mean(self, asked: str, caller: Caller) -> tuple[Wish, Route | None, list[tuple[Deployment, int]]]:
-        world = self.world
-        exact = world.deployment(asked) if "/" in asked else None
-        name, suffix = (asked, "") if exact is not None else split_suffix(asked)
-        target = world.aliases.get(name, name)
-        if not caller.allows(name) and not caller.allows(target):
-            raise Refused(
-                403,
-                "model_not_allowed",
-                f"This key may not use {name!r}; it may use {', '.join(caller.patterns)}.",
-                param="model",
-                error_type="permission_denied",
-            )
-        route = world.routes.get(target)
-        if route is not None:
-            live = [d for n in route.candidates if (d := world.deployment(n)) is not None]
-            if not live:
-                raise Refused(
-                    503, "no_live_model", f"Route {target!r} has no model whose provider is switched on.", error_type="provider_unavailable"
-                )
-            return Wish("route", target, suffix), route, [(d, 0) for d in live]
-        pinned = exact or world.deployment(target)
-        if pinned is not None:
-            return Wish("pin", pinned.name, suffix), None, [(pinned, 0)]
-        served = world.named(target) if "/" not in target else ()
-        if served:
-            return Wish("models", target, suffix), None, [(d, 0) for d in served]
-        raise self._unknown(asked)
-
-    def _unknown(self, name: str) -> Refused:
-        near = self.world.nearest(name)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        slug = name.split("/", 1)[0]
-        known = self.world.catalog.model(name) is not None or bool("/" not in name and self.world.catalog.named(name))
-        if known and slug not in self.world.providers:
-            message = f"The model {name[:200]!r} exists, but no provider that serves it is switched on here.{hint}"
+    def _pinned(self, asked: Asked) -> Lane | None:
+        """The one deployment this call can only mean, if no bound, need or wish of it asks for a closer look."""
+        call = asked.call
+        if asked.bounds is not UNBOUND or asked.explain or call.fallback_models or call.tools or call.modalities or call.reasoning:
+            return None
+        key = (call.model, asked.caller.name)
+        if key in self._pins:
+            lane = self._pins[key]
         else:
-            message = f"The model {name[:200]!r} does not exist here.{hint} GET /v1/models lists what does."
-        return Refused(404, "model_not_found", message, param="model", error_type="not_found")
+            if len(self._pins) > PINS:
+                self._pins.clear()
+            lane = self._pins[key] = self._pin_of(call.model, asked.caller)
+        if lane is None or call.format_kind != "text" or (call.max_output_tokens or 0) + call.prompt_tokens > lane.window_tokens:
+            return None
+        return lane
+
+    def _pin_of(self, name: str, caller: Caller) -> Lane | None:
+        target = name if self.world.deployment(name) is not None else self.world.aliases.get(name, name)
+        deployment = self.world.deployment(target)
+        if deployment is None or target in self.world.routes or deployment.model.mode != "chat":
+            return None
+        return self.lanes[deployment.name] if caller.allows(name) or caller.allows(target) else None
+
+    def _plan_of(self, lane: Lane, call: Call) -> Plan:
+        """Its plans are kept for a moment: they differ only by ceiling and the pace that was seen."""
+        key = -1 if call.stream else call.max_output_tokens or 0
+        plan = lane.plans.get(key)
+        if plan is None:
+            plan = lane.plans[key] = Plan((self._leg(lane.deployment, call),), self.policy.total_s, self.policy.retry.attempts)
+        return plan
+
+    def decision_of(self, asked: Asked) -> Decision:
+        """The decision behind a pin, for whoever asks; the plan did not need it."""
+        return self.plan(asked, *self.world.resolve(asked.call, asked.caller))[1]
 
     # --- the plan ------------------------------------------------------------------------------------------------------
 
     def plan(self, asked: Asked, wish: Wish, route: Route | None, deployments: list[tuple[Deployment, int]]) -> tuple[Plan, Decision]:
-        call = asked.call
-        now = now_s()
-        if route is None and len(deployments) == 1:  # nothing to choose: nobody reads the text, nobody asks how others are
-            need = self._bare_need(call)
-            candidates = [Candidate(deployments[0][0])]
-        else:
-            need = need_of(call, openai_chat.text_of(call))
-            candidates = [self._candidate(d, group, need, now) for d, group in deployments]
-        ask = Ask(
-            need,
-            asked.bounds,
-            call.max_output_tokens,
-            call.n,
-            call.tools > 0,
-            call.stream,
-            call.format_kind,
-            asked.segment,
-            call.parameters,
-        )
+        call, now = asked.call, now_s()
+        need = judged(call, is_free=route is not None or len(deployments) > 1)
+        candidates = [self._candidate(d, group, need, now) for d, group in deployments]
+        ask = ask_of(call, need, asked.bounds, segment=asked.segment, today=self.today())
         chosen, decision = decide(wish, ask, candidates, route=route, draw=self.random(), config=self.world.fingerprint)
-        legs = tuple([self._leg(c.deployment, call, need, now) for c in chosen])
-        policy = self.policy
-        total_s = policy.total_s if asked.bounds.deadline_s is None else min(policy.total_s, asked.bounds.deadline_s)
-        return Plan(legs, total_s, policy.retry.attempts), decision
-
-    def _bare_need(self, call: Call) -> Need:
-        capabilities = call.modalities
-        extra = [
-            n for n, on in (("tools", call.tools > 0), (call.format_kind, call.format_kind != "text"), ("reasoning", call.reasoning)) if on
-        ]
-        if extra:
-            capabilities = capabilities | frozenset(extra)
-        output = expected_output("chat", call.prompt_tokens, reasoning=call.reasoning, max_output_tokens=call.max_output_tokens, n=call.n)
-        return Need("chat", call.prompt_tokens, output, capabilities)
+        decision = keep(wish, ask, candidates, decision)
+        legs = tuple([self._leg(c.deployment, call) for c in chosen])
+        return Plan(legs, self.policy.total_s, self.policy.retry.attempts), decision
 
     def _candidate(self, deployment: Deployment, group: int, need: Need, now: float) -> Candidate:
-        place = self.policy.places[deployment.name]
-        target = self.health.target(deployment.name, place.credential)
+        target = self.lanes[deployment.name].target
         standing = target.standing(now)
         seen = target.ttfts.total > 0
         return Candidate(
@@ -205,11 +207,11 @@ class Gateway:
             group=group,
         )
 
-    def _leg(self, deployment: Deployment, call: Call, need: Need, now: float) -> Leg:
+    def _leg(self, deployment: Deployment, call: Call) -> Leg:
         """The clocks of one attempt. A whole answer must come within the first-token clock and the time its tokens take."""
         policy = self.policy
         first_s = policy.patient_first_token_s if self._thinks(deployment, call) else policy.first_token_s
-        if not call.stream and not self.streams_upstream(deployment, call):
+        if not self.streams_upstream(deployment, call):
             first_s += self.generation_s(deployment, call)
         return Leg(deployment.name, policy.connect_s, first_s, policy.idle_s)
 
@@ -221,8 +223,7 @@ class Gateway:
 
     def generation_s(self, deployment: Deployment, call: Call) -> float:
         """How long the answer may take to generate: up to its ceiling, at the pace this deployment was seen to have."""
-        place = self.policy.places[deployment.name]
-        pace = self.health.target(deployment.name, place.credential).tokens_per_s or UNMEASURED_TOKENS_PER_S
+        pace = self.lanes[deployment.name].target.tokens_per_s or UNMEASURED_TOKENS_PER_S
         return (call.max_output_tokens or deployment.model.max_output_tokens or WORST_OUTPUT_TOKENS) / pace
 
     def streams_upstream(self, deployment: Deployment, call: Call) -> bool:
@@ -232,34 +233,25 @@ class Gateway:
             return True
         return mode == "auto" and self.generation_s(deployment, call) > self.policy.first_token_s
 
+    def today(self) -> str:
+        return time.strftime("%Y-%m-%d", time.gmtime())
+
     # --- money ---------------------------------------------------------------------------------------------------------
 
-    def _admit(self, asked: Asked, plan: Plan) -> tuple[Account | None, Hold | None]:
-        account = self._account(asked.caller, asked.at_ms)
-        if account is None:
-            return None, None
+    def _admit(self, account: Account, asked: Asked, plan: Plan) -> Hold:
+        """Reserve the dearest leg's worst case. Further attempts extend the hold (see Flight)."""
         call = asked.call
         worst: int | None = 0
-        most_output = 0
+        most_output = call.max_output_tokens or 0
         for leg in plan.legs:
-            deployment = self.world.deployment(leg.deployment)
-            assert deployment is not None, "a plan names only deployments of its world"
-            cost, output = self.worst_case(deployment, call)
+            lane = self.lanes[leg.deployment]
+            cost = lane.worst_case(call)
             worst = None if cost is None or worst is None else max(worst, cost)
-            most_output = max(most_output, output)
-        tokens = call.prompt_tokens + (call.max_output_tokens or min(most_output, WORST_OUTPUT_TOKENS)) * call.n
-        return account, account.admit(tokens, worst, now_s=asked.started_s, wall_ms=asked.at_ms)
+            if not call.max_output_tokens:
+                most_output = max(most_output, min(lane.deployment.model.max_output_tokens or WORST_OUTPUT_TOKENS, WORST_OUTPUT_TOKENS))
+        return account.admit(call.prompt_tokens + most_output * call.n, worst, now_s=asked.started_s, wall_ms=asked.at_ms)
 
-    def worst_case(self, deployment: Deployment, call: Call) -> tuple[int | None, int]:
-        """(nano-dollars, output tokens) that one attempt may cost at most; None: the price is unknown."""
-        card = deployment.model
-        output = call.max_output_tokens or card.max_output_tokens or WORST_OUTPUT_TOKENS
-        return price.worst_case(call.prompt_tokens, output, call.n, card.price), output
-
-    def _account(self, caller: Caller, wall_ms: int) -> Account | None:
-        """The account of a key with limits; None for one without any."""
-        if not caller.is_limited:
-            return None
+    def _account(self, caller: Caller, wall_ms: int) -> Account:
         account = self._accounts.get(caller.name)
         if account is None:
             account = self._accounts[caller.name] = self._open_account(caller, wall_ms)
@@ -280,6 +272,22 @@ class Gateway:
             budget=budget,
         )
 
+    # --- clocks --------------------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Give a timer to every flight whose next clock is near; forget the plans made at an older pace."""
+        near_s = now_s() + 2 * SWEEP_S
+        for flight in list(self.flights):
+            if flight.race.wake_at_s is not None and flight.race.wake_at_s < near_s:
+                flight.arm()
+        for lane in self.lanes.values():
+            if lane.plans:
+                lane.plans.clear()
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    def close(self) -> None:
+        self._sweeper.cancel()
+
     # --- change --------------------------------------------------------------------------------------------------------
 
     def swap(self, world: World) -> None:
@@ -288,6 +296,8 @@ class Gateway:
         t, r = config.timeouts, config.retries
         old = getattr(self, "world", None)
         self.world = world
+        self.lanes = _Lanes(world, self.health)
+        self._pins: dict[tuple[str, str], Lane | None] = {}
         self.policy = Policy(
             connect_s=t.connect_ms / 1000,
             first_token_s=t.first_token_ms / 1000,
@@ -302,7 +312,7 @@ class Gateway:
                 hedge_quantile=r.hedge.quantile,
                 hedge_share=r.hedge.max_share,
             ),
-            places=_Places(world, self.health),
+            places=_Places(self.lanes),
         )
         exact = config.cache.exact
         if old is None or old.config.cache.exact != exact:
@@ -316,22 +326,53 @@ class Gateway:
                 self.upstream.warm(world.endpoints[name].origin, connections=card.prewarm, http2=card.http2)
 
 
-class _Places(dict[str, Place]):
-    """What a race must know of a deployment, looked up on first use."""
+class _Lanes(dict[str, Lane]):
+    """Lanes by deployment name, made on first use."""
 
     def __init__(self, world: World, health: Health) -> None:
         super().__init__()
         self._world = world
         self._health = health
 
-    def __missing__(self, name: str) -> Place:
+    def __missing__(self, name: str) -> Lane:
         deployment = self._world.deployment(name)
         assert deployment is not None, "a plan names only deployments of its world"
         endpoint = self._world.endpoints[deployment.provider.name]
-        place = self[name] = Place(endpoint.credential, deployment.failure_domain, deployment.model.context_tokens)
+        target = self._health.target(name, endpoint.credential)
         if endpoint.max_in_flight is not None:
-            self._health.target(name, endpoint.credential).bind(endpoint.max_in_flight)
+            target.bind(endpoint.max_in_flight)
+        lane = self[name] = Lane(deployment, endpoint, target)
+        return lane
+
+
+class _Places(dict[str, Place]):
+    """What a race must know of a deployment, by its name."""
+
+    def __init__(self, lanes: _Lanes) -> None:
+        super().__init__()
+        self._lanes = lanes
+
+    def __missing__(self, name: str) -> Place:
+        lane = self._lanes[name]
+        card = lane.deployment
+        place = self[name] = Place(lane.endpoint.credential, card.failure_domain, card.model.context_tokens)
         return place
+
+
+def judged(call: Call, *, is_free: bool) -> Need:
+    """The demand of a call. Where there is nothing to choose nobody reads the text."""
+    if is_free:
+        return need_of(call, openai_chat.text_of(call))
+    facts = (("tools", call.tools > 0), (call.format_kind, call.format_kind != "text"), ("reasoning", call.reasoning))
+    capabilities = call.modalities | {name for name, holds in facts if holds}
+    output = expected_output("chat", call.prompt_tokens, reasoning=call.reasoning, max_output_tokens=call.max_output_tokens, n=call.n)
+    return Need("chat", call.prompt_tokens, output, capabilities)
+
+
+def ask_of(call: Call, need: Need, bounds: Bounds, *, segment: str, today: str) -> Ask:
+    """One call as routing sees it."""
+    parameters = openai_chat.parameters_of(call) if bounds.require_parameters else frozenset[str]()
+    return Ask(need, bounds, call.max_output_tokens, call.n, call.tools > 0, call.stream, call.format_kind, segment, parameters, today)
 
 
 def _part(limit: int | None, share: int) -> int | None:

@@ -7,12 +7,18 @@ asks the race. Only what a provider sends past the caller's own ceiling is cut h
 """
 
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec.structs import replace
 
 from waypost.core.tokens import estimate_output, lower_bound_output, plausible
-from waypost.core.types import Deployment, Failure, Fault, Leg, Reply, Usage
-from waypost.dialects.contract import Passage, ProviderSide
+from waypost.core.types import Failure, Fault, Leg, Reply, Usage
+from waypost.dialects.contract import Passage
+from waypost.dialects.openai_whole import Glance, glance
 from waypost.ports import Exchange, Headers, Loss, Responder
+
+if TYPE_CHECKING:
+    from waypost.gateway import Lane
 
 now_s = time.monotonic
 
@@ -21,6 +27,7 @@ WHOLE_BODY_BYTES = 64 * 1024 * 1024
 STREAM_BYTES = 50 * 1024 * 1024  # a stream whose ceiling nobody knows ends here
 HELD_BYTES = 256 * 1024  # before the first content: role chunks, comments, nothing more
 CEILING_SLACK = 16  # tokens; our count of theirs is a lower bound, this covers what they count beyond content
+PIECE_BYTES = 1024  # near the ceiling a longer read is taken in pieces, so that a cut comes within a few tokens of it
 RECEIVED_EVERY = 64  # content events between two notes of what a live stream has delivered
 
 _PHASES = {"dns": "connect", "refused": "connect", "connect_timeout": "connect", "tls": "connect", "busy": "connect"}
@@ -30,6 +37,7 @@ class Flight(Protocol):
     """What a Run tells, on the event loop: `content` at most once, then one of `finished` and `failed`."""
 
     responder: Responder
+    dialect: str
     prompt_tokens: int
     ceiling_tokens: int | None  # most tokens the caller asked for, over all choices
 
@@ -43,25 +51,22 @@ class Run:
     """One attempt. `passage` is None when a whole answer was asked for; `whole` gathers whatever is not the expected stream."""
 
     __slots__ = (
-        *("body_bytes", "byte_at_s", "committed", "content_at_s", "deployment", "dropped", "ending", "events", "exchange", "flight"),
-        *("copied_bytes", "copy", "headers", "is_cut"),
-        *("held", "held_bytes", "leg", "number", "over", "passage", "provider", "reply", "started_s", "status", "ttft_s", "wall_ms"),
-        *("whole", "whole_usage", "worst_nusd"),
+        *("body_bytes", "byte_at_s", "committed", "content_at_s", "dropped", "ending", "events", "exchange", "flight"),
+        *("copied_bytes", "copy", "headers", "is_cut", "safe_events"),
+        *("held", "held_bytes", "leg", "number", "lane", "over", "passage", "reply", "started_s", "status", "ttft_s", "wall_ms"),
+        *("whole", "whole_usage"),
     )
 
-    def __init__(
-        self, flight: Flight, number: int, leg: Leg, deployment: Deployment, provider: ProviderSide, passage: Passage | None, wall_ms: int
-    ) -> None:
+    def __init__(self, flight: Flight, number: int, leg: Leg, lane: "Lane", passage: Passage | None, wall_ms: int) -> None:
         self.flight = flight
         self.number = number
         self.leg = leg
-        self.deployment = deployment
-        self.provider = provider
+        self.lane = lane
         self.passage = passage
         self.wall_ms = wall_ms
         self.whole: list[bytes] | None = None
         self.whole_usage: Usage | None = None
-        self.reply: Reply | None = None  # the answer, where it had to be understood
+        self.reply: Reply | Glance | None = None  # a whole answer, as far as it had to be understood
         self.exchange: Exchange | None = None
         self.started_s = self.byte_at_s = self.content_at_s = now_s()
         self.ttft_s: float | None = None
@@ -74,7 +79,8 @@ class Run:
         self.copied_bytes = 0
         self.ending = b""  # of a stream that we ended ourselves
         self.dropped: tuple[str, ...] = ()
-        self.worst_nusd: int | None = None
+        ceiling = flight.ceiling_tokens
+        self.safe_events = 1 << 60 if ceiling is None else ceiling  # so many are looked at singly only now and then
 
     # --- the sink of the exchange --------------------------------------------------------------------------------------
 
@@ -85,18 +91,27 @@ class Run:
             self.headers = headers
             self.whole = []
 
-    def data(self, chunk: bytes) -> None:
+    def data(self, chunk: bytes, framed: bytes = b"") -> None:
         if self.over:
             return
         passage = self.passage
         if self.whole is not None or passage is None:
             self._gather(chunk)
             return
+        if len(chunk) > PIECE_BYTES and self._may_pass_ceiling(passage, chunk):
+            for at in range(0, len(chunk), PIECE_BYTES):
+                self.data(chunk[at : at + PIECE_BYTES])
+            return
         out = passage.feed(chunk)
         self.byte_at_s = now = now_s()
         self.body_bytes += len(chunk)
         events = passage.content_events
         if events != self.events:
+            if framed and out is chunk and self.copy is None and events % RECEIVED_EVERY and events <= self.safe_events:
+                self.events = events  # the common chunk of a stream: one event more, nothing else to know
+                self.content_at_s = now
+                self.flight.responder.write(out, framed)
+                return
             if self._content(out, events, now):
                 return
         elif out:
@@ -144,6 +159,8 @@ class Run:
     def commit(self) -> None:
         """From now on bytes go straight to the caller; what was held goes first."""
         self.committed = True
+        if self.exchange is not None:
+            self.exchange.takes_frames = True
         if self.held:
             self.flight.responder.write(b"".join(self.held))
             self.held = []
@@ -170,6 +187,13 @@ class Run:
         reported = passage.usage if passage is not None and streamed else self.whole_usage
         events, size = (passage.content_events, passage.content_bytes) if passage is not None and streamed else (0, self.body_bytes)
         flight = self.flight
+        output = estimate_output(events, size)
+        if flight.ceiling_tokens is not None:
+            output = min(output, flight.ceiling_tokens)
+        # Said on the way, Anthropic's first event knows the input, but no output; and a cut is billed to the ceiling.
+        is_partial = streamed and passage is not None and not passage.finished
+        if reported is not None and (self.is_cut or (is_partial and reported.output_tokens < output)):
+            reported = replace(reported, output_tokens=output, source="estimated")
         if reported is None:
             source = "estimated"
         elif plausible(
@@ -182,9 +206,6 @@ class Run:
             return reported
         else:
             source = "impossible"
-        output = estimate_output(events, size)
-        if flight.ceiling_tokens is not None:
-            output = min(output, flight.ceiling_tokens)
         return Usage(input_tokens=flight.prompt_tokens, output_tokens=output, source=source)
 
     # --- within --------------------------------------------------------------------------------------------------------
@@ -224,6 +245,13 @@ class Run:
                 Failure(Fault.MALFORMED, f"the provider sent {HELD_BYTES} bytes without any content", phase="first_token", status=200)
             )
 
+    def _may_pass_ceiling(self, passage: Passage, chunk: bytes) -> bool:
+        ceiling = self.flight.ceiling_tokens
+        if ceiling is None:
+            return False
+        events = chunk.count(b"data:")  # a single one cannot be taken in pieces
+        return events > 1 and (passage.content_events + events > ceiling or passage.content_bytes + len(chunk) > 12 * ceiling)
+
     def _is_past_ceiling(self) -> bool:
         """Whether the provider generated surely more than the caller allows: a lower bound of its tokens over 1.1 x the ceiling."""
         passage, ceiling = self.passage, self.flight.ceiling_tokens
@@ -231,8 +259,6 @@ class Run:
             return False
         if ceiling is None:
             return self.body_bytes > STREAM_BYTES
-        if passage.content_events <= ceiling and passage.content_bytes <= 8 * ceiling:
-            return False
         return lower_bound_output(passage.content_events, passage.content_bytes) > ceiling * 1.1 + CEILING_SLACK
 
     def _cut(self) -> bool:
@@ -262,12 +288,13 @@ class Run:
 
     def _read_whole(self, body: bytes) -> None:
         if self.status != 200:
-            self._fail(self.provider.failure(self.status, self.headers, body, self.wall_ms))
+            self._fail(self.lane.side.failure(self.status, self.headers, body, self.wall_ms))
             return
         coding = next((v for n, v in self.headers if n.lower() == b"content-encoding"), b"identity").lower()
         if coding not in (b"identity", b""):
             self._fail(Failure(Fault.MALFORMED, "the provider's answer is compressed although that was not asked for", status=200))
             return
+        body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of JSON (RFC 8259, 8.1)
         self.whole = [body]
         failure = self._understand(body)
         if failure is not None:
@@ -281,7 +308,8 @@ class Run:
             self._finish()
 
     def _understand(self, body: bytes) -> Failure | None:
-        read = self.provider.reply(body)
+        """In the caller's own dialect a glance is enough; any other answer, or one that must be told as a stream, is read."""
+        read = glance(body) if self.passage is None and self.lane.wire == self.flight.dialect else self.lane.side.reply(body)
         if isinstance(read, Failure):
             return read
         self.reply = read

@@ -63,19 +63,20 @@ def dies(work: Callable[[], None]) -> None:
 
 
 class Disk:
-    """os.write with moods: `room` bytes are taken, then the rest is refused as a full disk does (a part first)."""
+    """Space as the journal takes it: as much as wanted, or, when `is_full`, refused as a full disk does."""
 
     def __init__(self) -> None:
-        self.room: int | None = None
+        self.is_full = False
 
-    def __call__(self, fd: int, line: bytes) -> int:
-        if self.room is None:
-            return os.write(fd, line)
-        if self.room == 0:
+    def __call__(self, fd: int, size: int) -> None:
+        if self.is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        taken = os.write(fd, line[: self.room])
-        self.room -= taken
-        return taken
+        journal_module.allocate(fd, size)
+
+
+def written(log: Path) -> bytes:
+    """A segment's content without the space that was allocated and not used."""
+    return log.read_bytes().rstrip(b"\0")
 
 
 # --- death -----------------------------------------------------------------------------------------------------------
@@ -174,16 +175,15 @@ def settle_three(db: Path) -> None:
     [
         (lambda content: content[:-1], "ab"),
         (lambda content: content[: len(content) * 2 // 3 + 3], "ab"),
-        (lambda content: content + b"\x00" * 4096, "abc"),
         (lambda content: content + b"\xff" * 7, "abc"),
         (lambda content: content.replace(b'"request_id":"b"', b'"request_id":"X"'), "ac"),
     ],
-    ids=["last byte lost", "header cut", "tail of zeros", "tail of noise", "flipped in the middle"],
+    ids=["last byte lost", "header cut", "tail of noise", "flipped in the middle"],
 )
 def test_a_damaged_record_is_counted_and_hides_no_whole_one(db: Path, damage: Callable[[bytes], bytes], left: str):
     dies(lambda: settle_three(db))
     (log,) = logs(db)
-    log.write_bytes(damage(log.read_bytes()))
+    log.write_bytes(damage(written(log)))
     journal = Journal(db, thread=False)
     assert "".join(sorted(rows(db))) == left
     assert journal.status().torn_records == 1
@@ -194,7 +194,7 @@ def test_a_record_of_a_newer_version_is_left_to_it(db: Path):
     dies(lambda: settle_three(db))
     (log,) = logs(db)
     payload = b'{"is":"invented-later","attempt":{}}'
-    log.write_bytes(log.read_bytes() + len(payload).to_bytes(4, "little") + crc32(payload).to_bytes(4, "little") + payload)
+    log.write_bytes(written(log) + len(payload).to_bytes(4, "little") + crc32(payload).to_bytes(4, "little") + payload)
     journal = Journal(db, thread=False)
     assert (journal.status().failing or "").startswith("recovery:")
     assert log.exists()
@@ -204,52 +204,57 @@ def test_a_record_of_a_newer_version_is_left_to_it(db: Path):
 # --- the disk refuses ------------------------------------------------------------------------------------------------
 
 
+def fill(journal: Journal, disk: Disk) -> int:
+    """Open attempts until the disk refuses one; gives how many it took."""
+    disk.is_full = True
+    for taken in range(10_000):
+        try:
+            journal.opened(attempt(f"f{taken}"), 1)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            return taken
+    raise AssertionError("the disk never refused")
+
+
 def test_a_full_disk_refuses_new_work_and_forgets_nothing(db: Path):
     disk = Disk()
-    journal = Journal(db, thread=False, write=disk)
-    journal.opened(attempt("a"), 1)
-    disk.room = 100
-    with pytest.raises(OSError, match="half a record"):
-        journal.opened(attempt("b"), 1)
+    journal = Journal(db, thread=False, allocate=disk, segment_bytes=4000)
+    taken = fill(journal, disk)
     with pytest.raises(OSError, match="No space left"):
         journal.opened(attempt("c"), 1)
     assert (journal.status().failing or "").startswith("journal:")
-    disk.room = None
+    disk.is_full = False
     journal.opened(attempt("d"), 1)
     assert journal.status().failing is None
-    for request in "ad":
+    for request in ("d", *(f"f{number}" for number in range(taken))):
         journal.settled(attempt(request), None)
     journal.close()
-    assert rows(db) == {"a": "ok", "d": "ok"}
+    assert rows(db) == {"d": "ok"} | {f"f{number}": "ok" for number in range(taken)}
 
 
 def test_a_result_the_disk_refuses_waits_in_memory_and_reaches_the_ledger(db: Path):
     disk = Disk()
-    journal = Journal(db, thread=False, write=disk)
-    journal.opened(attempt("a"), 1)
-    disk.room = 10
-    journal.settled(attempt("a"), None)
-    assert journal.status().unwritten_rows == 1
+    journal = Journal(db, thread=False, allocate=disk, segment_bytes=4000)
+    taken = fill(journal, disk)
+    for number in range(taken):
+        journal.settled(attempt(f"f{number}"), None)
+    assert journal.status().unwritten_rows > 0
     journal.tick()
     assert journal.status().unwritten_rows == 0
+    disk.is_full = False
     journal.close()
-    assert rows(db) == {"a": "ok"}
+    assert rows(db) == {f"f{number}": "ok" for number in range(taken)}
 
 
-def test_half_a_record_hides_nothing_that_follows(db: Path):
-    def work() -> None:
-        disk = Disk()
-        journal = Journal(db, thread=False, write=disk)
-        disk.room = 30
-        with pytest.raises(OSError, match="half a record"):
-            journal.opened(attempt("never"), 1)
-        disk.room = None
-        for request in "abc":
-            journal.settled(attempt(request), None)
-
-    dies(work)
+def test_space_that_was_allocated_and_not_used_is_given_back(db: Path):
+    journal = Journal(db, thread=False, segment_bytes=1 << 20)
+    journal.settled(attempt("a"), None)
+    (log,) = logs(db)
+    assert log.stat().st_size == 1 << 20
+    kill(journal)
     Journal(db, thread=False).close()
-    assert rows(db) == {"a": "ok", "b": "ok", "c": "ok"}
+    assert logs(db) == []
+    assert rows(db) == {"a": "ok"}
 
 
 def test_a_disk_that_fails_to_sync_takes_no_new_work_until_it_syncs_again(db: Path):
@@ -276,17 +281,19 @@ def test_a_disk_that_fails_to_sync_takes_no_new_work_until_it_syncs_again(db: Pa
 
 def test_no_new_work_is_taken_while_too_many_results_wait(db: Path, tmp_path: Path):
     disk = Disk()
-    journal = Journal(db, thread=False, write=disk)
-    disk.room = 0
-    for number in range(journal_module.UNWRITTEN_ROWS):
+    journal = Journal(db, thread=False, allocate=disk, segment_bytes=2000)
+    fill(journal, disk)
+    number = 0
+    while journal.status().unwritten_rows < journal_module.UNWRITTEN_ROWS:
         journal.settled(attempt(f"r{number}"), None)
-    disk.room = None
+        number += 1
+    disk.is_full = False
     with pytest.raises(OSError, match="wait for the disk"):
         journal.opened(attempt("one more"), 1)
     journal.tick()
     journal.opened(attempt("one more"), 1)
     journal.close()
-    assert len(rows(db)) == journal_module.UNWRITTEN_ROWS + 1
+    assert sum(request.startswith("r") for request in rows(db)) == number
 
 
 def refuse_rows(db: Path, refuse: bool) -> None:
@@ -386,7 +393,7 @@ def test_several_workers_start_together_on_one_new_database(db: Path):
 # --- the law ---------------------------------------------------------------------------------------------------------
 
 DEEDS = st.lists(
-    st.tuples(st.sampled_from(("opened", "received", "settled", "settled", "tick", "die", "full", "half")), st.integers(0, 9)), max_size=60
+    st.tuples(st.sampled_from(("opened", "received", "settled", "settled", "tick", "die", "full")), st.integers(0, 9)), max_size=60
 )
 
 
@@ -400,7 +407,7 @@ def test_whatever_happens_the_ledger_holds_what_memory_would(
     disk, reference = Disk(), MemoryLedger()
 
     def start() -> Journal:
-        return Journal(db, thread=False, segment_bytes=segment_bytes, queue_rows=queue_rows, write=disk)
+        return Journal(db, thread=False, segment_bytes=segment_bytes, queue_rows=queue_rows, allocate=disk)
 
     journal = start()
     fate: Iterator[int] = iter(range(10**6))
@@ -425,14 +432,19 @@ def test_whatever_happens_the_ledger_holds_what_memory_would(
             reference.close()
             live.clear()
             journal = start()
-        elif deed in ("full", "half"):
-            disk.room = 0 if deed == "full" else 40
-            with pytest.raises(OSError):
-                journal.opened(attempt("never"), 1)
+        elif deed == "full":
+            disk.is_full = True
+            late = attempt(f"r{next(fate)}")
+            try:
+                journal.opened(late, 7)
+            except OSError:
+                pass
+            else:
+                reference.opened(late, 7)
             if row is not None:
                 journal.settled(live.pop(which), None)
                 reference.settled(row, None)
-            disk.room = None
+            disk.is_full = False
             journal.tick()
     journal.close()
     reference.close()
@@ -443,7 +455,7 @@ def test_whatever_happens_the_ledger_holds_what_memory_would(
 
 def kill(journal: Journal) -> None:
     """What the kernel does to a killed worker: its descriptors close, nothing else happens."""
-    for fd in (journal._fd, journal._lock, *journal._retired):
+    for fd in (journal._fd, journal._lock, *(area.fd for area in journal._retired)):
         os.close(fd)
     journal._ledger.close()
 

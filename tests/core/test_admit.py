@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypost.core.admit import Account, Bucket, Budget, Hold, ratelimit_headers, window
+from waypost.core.admit import Account, Bucket, Budget, Hold, window
 from waypost.core.faults import Refused
 from waypost.core.types import Usage
 
@@ -191,7 +191,7 @@ def test_reserved_and_settled_never_exceed_the_budget_under_any_interleaving(lim
 def test_a_key_without_limits_is_admitted():
     account = Account("k")
     account.settle(admit(account, nusd=None), None, None)
-    assert ratelimit_headers(account.state(now_s=0.0, wall_ms=NOON_MS)) == []
+    assert account.headers() == []
 
 
 def account_at_its(limit: str) -> Account:
@@ -278,7 +278,7 @@ def test_a_hold_of_yesterday_is_not_extended():
 def test_headers_are_written_as_openai_writes_them():
     account = Account("k", requests_per_minute=60, tokens_per_minute=600)
     admit(account, tokens=600)
-    assert dict(ratelimit_headers(account.state(now_s=0.0, wall_ms=NOON_MS))) == {
+    assert dict(account.headers()) == {
         b"x-ratelimit-limit-requests": b"60",
         b"x-ratelimit-remaining-requests": b"59",
         b"x-ratelimit-reset-requests": b"1s",

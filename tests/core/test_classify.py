@@ -295,7 +295,7 @@ def test_hostile_repetition_is_judged_like_any_text(unit: str) -> None:
 
 
 def call(**facts: object) -> Call:
-    return Call(dialect="openai-chat", model="auto", fields={}, body_bytes=10, **facts)  # pyright: ignore
+    return Call(dialect="openai-chat", model="auto", body=b"{}", **facts)  # pyright: ignore
 
 
 def test_need_carries_the_facts_and_the_capabilities() -> None:

@@ -342,10 +342,10 @@ def test_the_share_is_not_spent_twice_within_one_window():
     assert not health.take_retry(t, 105.5, 0.2)
 
 
-def test_the_floor_allows_ten_a_second_where_there_is_no_traffic_to_share():
+def test_the_floor_saves_up_ten_a_second_for_one_window_where_there_is_no_traffic_to_share():
     health = Health()
     t = health.target("lab/small", "lab:0")
-    assert sum(health.take_retry(t, 100.0, 0.2) for _ in range(50)) == 10
+    assert sum(health.take_retry(t, 100.0, 0.2) for _ in range(150)) == 100
     assert sum(health.take_retry(t, 101.0, 0.2) for _ in range(50)) == 10
 
 

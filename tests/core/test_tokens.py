@@ -102,6 +102,7 @@ OK = Usage(input_tokens=100, cached_tokens=60, output_tokens=50, reasoning_token
         pytest.param(Usage(input_tokens=100, output_tokens=3_000, reasoning_tokens=2_950), True, id="reasoning beyond the ceiling"),
         pytest.param(Usage(), False, id="zeros although content came"),
         pytest.param(Usage(input_tokens=100), False, id="no output although content came"),
+        pytest.param(Usage(input_tokens=100, output_tokens=1), False, id="far below what came"),
         pytest.param(Usage(output_tokens=50), False, id="no input although there was a prompt"),
         pytest.param(Usage(input_tokens=-1, output_tokens=50), False, id="negative input"),
         pytest.param(Usage(input_tokens=100, output_tokens=-5), False, id="negative output"),

@@ -13,7 +13,7 @@ from msgspec import Raw
 from waypost.core.faults import Refused
 from waypost.core.types import Call, Deployment, ModelCard, ProviderCard
 from waypost.dialects import UnknownDialect, caller_side, provider_side
-from waypost.dialects.openai_chat import CALLER, parse, patch, text_of
+from waypost.dialects.openai_chat import CALLER, parameters_of, parse, patch, text_of
 
 HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
@@ -56,8 +56,8 @@ def test_a_full_request_is_measured() -> None:
     )
     assert (call.model, call.stream, call.include_usage, call.max_output_tokens, call.n) == ("auto", True, True, 7, 2)
     assert (call.fallback_models, call.tools, call.forced_tool) == (("a/b", "c/d"), 1, True)
-    assert (call.format_kind, call.reasoning, call.text, call.turns) == ("json_schema", True, "", 1)
-    assert {"top_p", "tools", "tool_choice", "response_format"} <= call.parameters
+    assert (call.format_kind, call.reasoning, call.turns) == ("json_schema", True, 1)
+    assert {"top_p", "tools", "tool_choice", "response_format"} <= parameters_of(call)
     assert call.prompt_tokens > 0
 
 

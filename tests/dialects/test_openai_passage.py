@@ -10,7 +10,7 @@ from openai_double import DONE, events, replies, splits
 
 from waypost.core.types import Fault, Reply, Usage
 from waypost.dialects.openai_chat import parse
-from waypost.dialects.openai_passage import OpenAIPassage, splice_cost
+from waypost.dialects.openai_passage import OpenAIPassage
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
@@ -176,35 +176,3 @@ def test_a_giant_event_is_bounded() -> None:
         target.feed(b"x" * 65536)
     assert target.failure is not None
     assert target.failure.fault is Fault.MALFORMED
-
-
-# --- whole answers ----------------------------------------------------------------------------------------------------
-
-
-def test_cost_is_spliced_into_a_whole_answer_and_nothing_else_moves() -> None:
-    body = b'{ "choices": [{"message": {"content": "\\"usage\\":{\\"a\\":1}"}}],\n "usage": {"prompt_tokens": 1 }, "x": 1.10 }'
-    assert splice_cost(body, 25) == body.replace(b'"prompt_tokens": 1 }', b'"prompt_tokens": 1,"cost":0.000000025}')
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"{oops", b'{"usage":null}', b'{"usage":5}'])
-def test_an_answer_without_usage_stays_as_it_is(body: bytes) -> None:
-    assert splice_cost(body, 5) == body
-
-
-def test_no_known_cost_changes_nothing() -> None:
-    assert splice_cost(b'{"usage":{"a":1}}', None) == b'{"usage":{"a":1}}'
-
-
-_inner = st.dictionaries(
-    st.sampled_from(["prompt_tokens", "cost", "usage"]), st.integers(0, 9) | st.just({"usage": {"prompt_tokens": 1}}), max_size=3
-)
-
-
-@settings(max_examples=150)
-@given(_inner, _inner, st.text(max_size=10), st.sampled_from([None, 1]))
-def test_the_top_level_usage_gets_the_cost_wherever_copies_stand(
-    usage: dict[str, Any], other: dict[str, Any], text: str, indent: int | None
-) -> None:
-    document = {"choices": [{"usage": other, "text": json.dumps({"usage": usage}) + text}], "usage": usage, "z": usage}
-    after = json.loads(splice_cost(json.dumps(document, indent=indent).encode(), 2_000_000_000))
-    assert after == document | {"usage": usage | {"cost": 2}}

@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 import struct
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,44 @@ def test_refused_and_unresolvable_origins_are_lost_unsent(loop: str) -> None:
                 assert (sink.loss.kind in kinds, sink.loss.sent) == (True, False)
 
     run(scenario(), loop)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_provider_that_accepts_and_resets_is_dialled_once_per_request(loop: str) -> None:
+    dials = 0
+
+    def resets(listener: socket.socket) -> None:
+        nonlocal dials
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            dials += 1
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+
+    async def busy() -> None:  # a loop so slow that it hears of the connection and of its reset in one turn
+        while True:
+            time.sleep(0.002)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+
+    async def scenario(origin: str) -> None:
+        load = asyncio.ensure_future(busy())
+        async with client() as it:
+            for _ in range(50):
+                assert (await sent(it, ask(origin))).calls == ["lost"]
+        load.cancel()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=resets, args=(listener,))
+        thread.start()
+        try:
+            run(scenario(f"http://127.0.0.1:{listener.getsockname()[1]}"), loop)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert dials == 50
 
 
 def test_a_connection_that_does_not_come_is_given_up_in_time() -> None:

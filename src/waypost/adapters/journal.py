@@ -1,7 +1,9 @@
 """Journal: durable intent and result of every attempt, on the local disk, before the answer's last byte.
 
-One append per record, one write(2) per append: what was written survives kill -9 (it is in the kernel's hands), and a power cut after
-the next sync, at most `every_s` later. A thread syncs and feeds the ledger; it may lag or fail without anybody waiting for it.
+A record is copied into a mapped file: no system call, no lock, nobody to wait for, and in the kernel's hands at once, so it survives
+kill -9; a power cut after the next sync, at most `every_s` later. (By write(2) it took 25 us a record while the thread synced the same
+file.) The space of a segment is allocated when it begins: a full disk says so then, never in the middle of a record. A thread syncs
+and feeds the ledger; it may lag or fail without anybody waiting for it.
 
 Laws. (1) A segment is deleted only when SQLite has synced all results in it and its open intents were copied onward. (2) The position
 up to which a segment is fed is committed with the rows: fed once, whatever happens. (3) An intent whose worker died becomes one
@@ -12,6 +14,7 @@ must be opened after fork, not before: a forked copy would hold the lock.
 """
 
 import errno
+import mmap
 import os
 import threading
 from collections import deque
@@ -43,11 +46,29 @@ from waypost.adapters.segments import (
 from waypost.adapters.sqlite import Row, SqliteLedger
 from waypost.core.types import Attempt, Decision
 
-SEGMENT_BYTES = 16 << 20  # some 35,000 records: a recovery reads it in a fraction of a second
+SEGMENT_BYTES = 8 << 20  # some 15,000 records: a recovery reads it in a fraction of a second
 BATCH_ROWS = 500  # group commit; past some hundred rows the gain is flat
 QUEUE_ROWS = 8192  # beyond it, rows are read back from the segment: memory stays bounded, nothing is lost
 UNWRITTEN_ROWS = 1024  # results held in memory while the disk refuses; beyond it no new work is taken
 RECOVER_EVERY_S = 15.0  # how soon a living worker settles for a dead one
+
+
+def allocate(fd: int, size: int) -> None:
+    """Take the space now. Raises OSError (ENOSPC) rather than let a later store into the mapping fail by signal."""
+    os.posix_fallocate(fd, 0, size)
+
+
+class Area(NamedTuple):
+    """A segment's file, its mapping, and how much of it is written."""
+
+    fd: int
+    area: mmap.mmap
+    size: int
+
+    def close(self) -> None:
+        self.area.close()
+        os.ftruncate(self.fd, self.size)
+        os.close(self.fd)
 
 
 class Position(NamedTuple):
@@ -91,7 +112,7 @@ class Journal:
         every_s: float = 0.2,
         segment_bytes: int = SEGMENT_BYTES,
         queue_rows: int = QUEUE_ROWS,
-        write: Callable[[int, bytes], int] = os.write,
+        allocate: Callable[[int, int], None] = allocate,
         sync: Callable[[int], None] = os.fdatasync,
         thread: bool = True,
     ) -> None:
@@ -100,17 +121,18 @@ class Journal:
         self._directory.mkdir(exist_ok=True)
         self._worker = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._lock = claim(self._directory / f"{self._worker}.lock")
-        self._write, self._fdatasync = write, sync
+        self._allocate, self._fdatasync = allocate, sync
         self._segment_bytes, self._queue_rows, self._every_s = segment_bytes, queue_rows, every_s
 
         self._open: dict[Key, Opened | Received] = {}
         self._queue: deque[Queued] = deque()
         self._unwritten: deque[Settled] = deque()
-        self._retired: deque[int] = deque()  # full segments: the thread syncs and closes them
-        self._torn = False  # the current segment ends in half a record that could not be cut off
-        self._fd, self._segment, self._size, self._rotate_at = -1, 0, 0, 0
+        self._retired: deque[Area] = deque()  # full segments: the thread syncs and closes them
+        self._fd, self._segment, self._size, self._capacity = -1, 0, 0, 0
+        self._must_rotate = False  # the current segment is trusted no more
+        self._area: mmap.mmap
         self._faults: dict[str, str] = {}  # what does not work now: journal, sync, ledger, recovery
-        self._rotate()
+        self._rotate(0)
         self._last = self._fed = self._dropped = Position(self._segment, 0)
         self._synced = Position(0, 0)
         self._batch: Batch | None = None  # taken from the queue, not yet committed
@@ -161,53 +183,46 @@ class Journal:
         self._last = position
 
     def _append(self, record: Record) -> None:
-        if self._size >= self._rotate_at:
-            self._rotate()
-        line = framed(record)
-        try:
-            if self._write(self._fd, line) != len(line):
-                raise OSError(errno.ENOSPC, "the disk took half a record")
-        except OSError as error:
-            self._faults["journal"] = str(error)
-            self._cut_tail()
-            raise
-        self._size += len(line)
-        if self._faults:
-            self._faults.pop("journal", None)
+        header, payload = framed(record)
+        start = self._size
+        at = start + len(header)
+        end = at + len(payload)
+        if end > self._capacity or self._must_rotate:
+            self._rotate(end - start)
+            start = self._size
+            at = start + len(header)
+            end = at + len(payload)
+        area = self._area
+        area[at:end] = payload  # before its header: a reader, or a death in between, sees no record rather than half of one
+        area[start:at] = header
+        self._size = end
 
-    def _cut_tail(self) -> None:
-        """Half a record would hide all that follow: cut it off, or leave this segment for good."""
-        try:
-            os.ftruncate(self._fd, self._size)
-        except OSError:
-            self._torn, self._rotate_at = True, 0
-
-    def _rotate(self) -> None:
+    def _rotate(self, room: int) -> None:
         """Go on in a new segment that begins with the intents still open, so that the old one may be deleted.
 
-        Raises OSError only if the old segment must not be appended to; else a refused rotation is tried again later.
+        Raises OSError when the disk has no place for it; the old segment stays as it is.
         """
+        carried = b"".join([part for record in list(self._open.values()) for part in framed(record)])
+        capacity = max(self._segment_bytes, 2 * len(carried) + room)
         path = self._path(self._segment + 1)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                carried = b"".join(framed(record) for record in list(self._open.values()))
-                if carried and self._write(fd, carried) != len(carried):
-                    raise OSError(errno.ENOSPC, "the disk took half a segment head")
+                self._allocate(fd, capacity)
+                area = mmap.mmap(fd, capacity)
             except OSError:
                 os.close(fd)
                 path.unlink()
                 raise
         except OSError as error:
-            if self._torn or self._fd < 0:
-                self._faults["journal"] = str(error)
-                raise
-            self._rotate_at = self._size + (1 << 20)
-            return
+            self._faults["journal"] = str(error)
+            raise
+        area[: len(carried)] = carried
         if self._fd >= 0:
-            self._retired.append(self._fd)
-        self._fd, self._segment, self._size, self._torn = fd, self._segment + 1, len(carried), False
-        self._rotate_at = max(self._segment_bytes, 2 * len(carried))
+            self._retired.append(Area(self._fd, self._area, self._size))
+        self._fd, self._area, self._capacity = fd, area, capacity
+        self._segment, self._size, self._must_rotate = self._segment + 1, len(carried), False
+        self._faults.pop("journal", None)
 
     # --- the feeding thread ------------------------------------------------------------------------------------------
 
@@ -237,8 +252,8 @@ class Journal:
     def _sync(self) -> None:
         try:
             while self._retired:
-                self._fdatasync(self._retired[0])
-                os.close(self._retired.popleft())
+                self._fdatasync(self._retired[0].fd)
+                self._retired.popleft().close()
             now = Position(self._segment, self._size)
             if now != self._synced:
                 self._fdatasync(self._fd)
@@ -250,7 +265,7 @@ class Journal:
             # After a failed fsync the kernel may have dropped the pages and call the next sync a success
             # (https://wiki.postgresql.org/wiki/Fsync_Errors): trust this file no more, go on in another.
             self._faults["sync"] = str(error)
-            self._rotate_at = 0
+            self._must_rotate = True
 
     def _feed(self) -> bool:
         """Commit one batch; False when there was none. The batch survives a refusal and is tried again."""
@@ -360,8 +375,9 @@ class Journal:
             self._stop.set()
             self._thread.join()
         self.tick()
-        for fd in (self._fd, *self._retired, self._lock):
-            os.close(fd)
+        for area in (Area(self._fd, self._area, self._size), *self._retired):
+            area.close()
+        os.close(self._lock)
         self.recover()
         self._ledger.close()
         if self._unwritten:

@@ -22,6 +22,7 @@ from waypost.core.types import Attempt
 
 _HEADER = struct.Struct("<II")
 NO_DECISION = Raw(b"null")
+_NOTHING = bytes(_HEADER.size)
 
 
 class Opened(Struct, frozen=True, tag="opened", tag_field="is"):
@@ -60,9 +61,11 @@ class Segment:
         with self._path.open("rb") as file:
             end = file.seek(self._start)
             while header := file.read(_HEADER.size):
+                if header == _NOTHING:  # allocated and not written yet
+                    return
                 length, checksum = _HEADER.unpack(header) if len(header) == _HEADER.size else (0, 0)
                 payload = file.read(length)
-                if length == 0 or len(payload) < length:  # length 0: a power cut may leave a tail of zeros
+                if length == 0 or len(payload) < length:
                     self.torn += 1
                     return
                 end += _HEADER.size + length
@@ -122,9 +125,10 @@ def journal_directory(database: Path | str) -> Path:
     return Path(f"{database}.journal")
 
 
-def framed(record: Record) -> bytes:
+def framed(record: Record) -> tuple[bytes, bytes]:
+    """Header and payload."""
     payload = encode(record)
-    return _HEADER.pack(len(payload), crc32(payload)) + payload
+    return _HEADER.pack(len(payload), crc32(payload)), payload
 
 
 def segments(directory: Path, worker: str) -> list[Path]:

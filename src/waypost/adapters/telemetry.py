@@ -76,13 +76,13 @@ class Telemetry:
         served = self._served.get(attempt.model)
         if served is None:
             served = self._served[attempt.model] = _Served(attempt.provider)
-        usage = attempt.usage
-        if attempt.cost_nusd is None:
+        usage, cost = attempt.usage, attempt.cost_nusd
+        if cost is None:
             served.unpriced += 1
         else:
-            served.cost_nusd += attempt.cost_nusd
-        served.cached += usage.cached_tokens
+            served.cost_nusd += cost
         if usage.source == "reported":  # the conventions forbid reporting estimates as usage
+            served.cached += usage.cached_tokens
             served.input.add(usage.input_tokens)
             served.output.add(usage.output_tokens)
         if attempt.outcome == "ok":

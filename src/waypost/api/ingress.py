@@ -60,6 +60,8 @@ class Ingress:
         self._prefixed = prefixed
         self._mark = os.urandom(5).hex()  # of this process, so that ids of several workers never meet
         self._count = 0
+        self._world = gateway.world
+        self._known: dict[bytes, Caller] = {}
 
     def __call__(self, request: Request, responder: Responder) -> None:
         started_s = now_s()
@@ -100,6 +102,10 @@ class Ingress:
     def _who(self, request: Request) -> Caller:
         world = self.gateway.world
         sent = request.header(b"authorization")
+        if world is not self._world:  # a reload may have revoked a key
+            self._world, self._known = world, {}
+        if sent is not None and sent in self._known:
+            return self._known[sent]
         key = b""
         if sent is not None:
             scheme, _, value = sent.partition(b" ")
@@ -108,6 +114,8 @@ class Ingress:
             key = (request.header(b"x-api-key") or request.header(b"api-key") or b"").strip()
         caller = world.callers.get(hashlib.sha256(key).digest()) if key else None
         if caller is not None:
+            if sent is not None:
+                self._known[sent] = caller  # only headers that carry a valid key: no more entries than spellings of those
             return caller
         if world.config.auth.required:
             what = "is not known here" if key else "is missing"

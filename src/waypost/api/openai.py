@@ -18,7 +18,7 @@ CREATED = 1_700_000_000  # the models' own dates are not known; OpenAI's SDK wan
 def chat(ingress: Ingress, reached: Reached, request: Request, responder: Responder) -> None:
     """POST /v1/chat/completions"""
     call = openai_chat.parse(request.body)
-    own = options.read(request.headers, call.fields)
+    own = options.read(request.headers, call.fields if call.steers else options.NOTHING)
     caller = reached.caller
     ingress.gateway.serve(
         Asked(

@@ -6,14 +6,14 @@ range is refused with its name, so that nobody believes in a bound that is not k
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from waypost.core import price
 from waypost.core.faults import Refused
-from waypost.core.types import Bounds
+from waypost.core.types import UNBOUND, Bounds
 
 _ABSENT = Raw(b"null")  # msgspec 0.22 decodes no `Raw | None`
 PREFIX = b"x-waypost-"
@@ -42,12 +42,15 @@ class _Own(Struct, forbid_unknown_fields=True):
     retrieve: Raw = _ABSENT
 
 
+_Dollars = Annotated[float, Meta(ge=0, le=1_000_000_000)]
+
+
 class _MaxPrice(Struct, forbid_unknown_fields=True):
-    prompt: Annotated[float, Meta(ge=0)] | None = None
-    completion: Annotated[float, Meta(ge=0)] | None = None
-    request: Annotated[float, Meta(ge=0)] | None = None
-    image: Annotated[float, Meta(ge=0)] | None = None
-    audio: Annotated[float, Meta(ge=0)] | None = None
+    prompt: _Dollars | None = None
+    completion: _Dollars | None = None
+    request: _Dollars | None = None
+    image: _Dollars | None = None
+    audio: _Dollars | None = None
 
 
 class _Sort(Struct, forbid_unknown_fields=True):
@@ -71,7 +74,8 @@ class _Provider(Struct, forbid_unknown_fields=True):
     preferred_max_latency: Any = None
 
 
-_NONE = Options()
+NOTHING: dict[str, Raw] = {}  # the fields of a body that does not steer
+_NONE = Options(bounds=UNBOUND)
 _own = msgspec.json.Decoder(_Own)
 _provider = msgspec.json.Decoder(_Provider)
 
@@ -79,12 +83,14 @@ _provider = msgspec.json.Decoder(_Provider)
 def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[str, Raw]) -> Options:
     """Raises Refused (400) naming the option. The common request has none of them and costs one scan of its headers."""
     own = {name[10:]: value for name, value in headers if name.startswith(PREFIX)}
-    body, provider = fields.get("waypost"), fields.get("provider")
+    if not own and not fields:
+        return _NONE
+    body, provider = _given(fields, "waypost"), _given(fields, "provider")
     if not own and body is None and provider is None:
         return _NONE
     said = _said(own, body)
     dropped: list[str] = []
-    bounds = _preferences(provider, dropped) if provider is not None else Bounds()
+    bounds = _preferences(provider, dropped) if provider is not None else UNBOUND
     if said.on_cut not in (None, "error"):
         dropped.append(f"on-cut->error({said.on_cut} is not available in this version)")
     if said.context == "auto":
@@ -107,6 +113,12 @@ def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[str, Raw]) -> Opti
         explain=explain,
         dropped=tuple(dropped),
     )
+
+
+def _given(fields: dict[str, Raw], name: str) -> Raw | None:
+    """null says nothing, as everywhere in this dialect."""
+    value = fields.get(name)
+    return None if value is None or bytes(value) == b"null" else value
 
 
 def _said(own: dict[bytes, bytes], body: Raw | None) -> _Own:
@@ -148,9 +160,13 @@ def _header(field: str, name: str, value: bytes) -> Any:
         raise Refused(400, "invalid_option", f"x-waypost-explain is {text[:40]!r}; use true or only", param="x-waypost-explain")
     kind = next(f.type for f in msgspec.structs.fields(_Own) if f.name == field)
     try:
+        if text.lower() == "null":  # which a lax reading would take for "not bound"
+            raise msgspec.ValidationError("Expected a value")
         return msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError as e:
-        raise Refused(400, "invalid_option", f"x-waypost-{name} is {text[:40]!r}: {e}", param=f"x-waypost-{name}") from e
+        choices = [str(c) for one in get_args(kind) if get_origin(one) is Literal for c in get_args(one)]
+        fix = f"use one of {', '.join(choices)}" if choices else str(e)
+        raise Refused(400, "invalid_option", f"x-waypost-{name} is {text[:40]!r}: {fix}", param=f"x-waypost-{name}") from e
 
 
 def _preferences(raw: Raw, dropped: list[str]) -> Bounds:
@@ -170,6 +186,9 @@ def _preferences(raw: Raw, dropped: list[str]) -> Bounds:
         dropped.append("provider.sort->(exacto is not available in this version)")
         sort = None
     top = p.max_price or _MaxPrice()
+    dropped += [f"provider.max_price.{n}" for n in ("request", "image", "audio") if getattr(top, n) is not None]
+    if isinstance(p.sort, _Sort) and p.sort.partition == "none":
+        dropped.append("provider.sort.partition->model")
     return Bounds(
         only=None if p.only is None else frozenset(p.only),
         ignore=frozenset(p.ignore),

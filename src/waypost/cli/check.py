@@ -3,11 +3,13 @@
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
-from waypost import config, world
+from waypost import world
 from waypost.catalog.load import Catalog
-from waypost.config import Config, ConfigError
+from waypost.config import ConfigError
+from waypost.core.route import Route
 from waypost.world import World
 
 HELP = "check a configuration file; prints all errors and exits 1 if there are any"
@@ -34,7 +36,7 @@ def read(path: Path | None) -> World | None:
     """The world of a configuration file, or None after printing every problem."""
     path = path or (DEFAULT if DEFAULT.exists() else None)
     try:
-        return world.build(config.load(path) if path is not None else Config(), Catalog.load(), os.environ)
+        return world.read(path, Catalog.load(), os.environ, today=time.strftime("%Y-%m-%d", time.gmtime()))
     except ConfigError as error:
         print_problems(error)
         return None
@@ -54,5 +56,16 @@ def summary(built: World) -> list[str]:
         way = "in this order" if route.order else "by weight" if route.weights else f"by {route.objective}"
         shown = ", ".join(route.candidates[:6]) + (f" and {len(route.candidates) - 6} more" if len(route.candidates) > 6 else "")
         lines.append(f"  route    {name:14} {way}: {shown or 'nobody'}")
+    if built.has_default_auto:
+        lines += _auto(built.routes["auto"])
     lines += [f"  warning  {warning}" for warning in dict.fromkeys(built.warnings)]
     return lines
+
+
+def _auto(route: Route) -> list[str]:
+    """What the route that nobody wrote begins with, by task."""
+    tasks: dict[str, list[str]] = {}
+    for rule in route.rules:
+        tasks.setdefault(rule.use[0], []).append(rule.when.task or "any")
+    lines = [f"  auto     {', '.join(names)} begin with {model}" for model, names in tasks.items()]
+    return [*lines, "  auto     was made from the models above; write [routes.auto] to choose others"] if route.candidates else []

@@ -71,7 +71,7 @@ def cannot_start(app: App, args: argparse.Namespace, error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in (98, 13, 99):
         print(f"waypost: cannot listen on {where}: {os.strerror(error.errno)}; choose another with --host and --port", file=sys.stderr)
     else:
-        print(f"waypost: cannot start: {error}", file=sys.stderr)
+        print(f"waypost: cannot start: {error}; the ledger is to be at {app.config.storage.url} (storage.url)", file=sys.stderr)
     return 1
 
 

@@ -68,6 +68,14 @@ class Bucket:
         self._drain(now_s)
         return max(0, self.limit - -(-self._debt // _MINUTE_NS))
 
+    def headers(self, what: bytes) -> list[tuple[bytes, bytes]]:
+        limit, debt = self.limit, self._debt
+        return [
+            (b"x-ratelimit-limit-" + what, b"%d" % limit),
+            (b"x-ratelimit-remaining-" + what, b"%d" % max(0, limit - -(-debt // _MINUTE_NS))),
+            (b"x-ratelimit-reset-" + what, _duration(debt / limit / _NS)),
+        ]
+
     def full_s(self, now_s: float) -> float:
         """Seconds until the whole allowance is there again."""
         self._drain(now_s)
@@ -278,6 +286,15 @@ class Account:
             concurrency=self._concurrency,
         )
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """OpenAI's headers (platform.openai.com/docs/guides/rate-limits), as of the last admission, for the limits that exist."""
+        headers: list[tuple[bytes, bytes]] = []
+        if self._requests is not None:
+            headers += self._requests.headers(b"requests")
+        if self._tokens is not None:
+            headers += self._tokens.headers(b"tokens")
+        return headers
+
     # --- the refusals ------------------------------------------------------------------------------------------------
 
     def _too_many_in_flight(self, limit: int) -> Refused:
@@ -312,22 +329,6 @@ class Account:
         ends_in_s = budget.ends_in_s(wall_ms) if ask_nusd <= budget.limit_nusd else None
         hope = "It cannot fit." if ends_in_s is None else f"The budget is renewed in {ends_in_s:.0f} s."
         return Refused(429, "insufficient_quota", f"{state} {hope}", error_type="payment_required", retry_after_s=ends_in_s)
-
-
-def ratelimit_headers(state: State) -> list[tuple[bytes, bytes]]:
-    """OpenAI's six headers (https://platform.openai.com/docs/guides/rate-limits), for the limits that exist."""
-    headers: list[tuple[bytes, bytes]] = []
-    for what, limit, remaining, reset_s in (
-        (b"requests", state.requests_limit, state.requests_remaining, state.requests_reset_s),
-        (b"tokens", state.tokens_limit, state.tokens_remaining, state.tokens_reset_s),
-    ):
-        if limit is not None and remaining is not None and reset_s is not None:
-            headers += [
-                (b"x-ratelimit-limit-" + what, b"%d" % limit),
-                (b"x-ratelimit-remaining-" + what, b"%d" % remaining),
-                (b"x-ratelimit-reset-" + what, _duration(reset_s)),
-            ]
-    return headers
 
 
 def _duration(seconds: float) -> bytes:

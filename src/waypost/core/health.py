@@ -140,17 +140,21 @@ class Tally:
 
 
 class Floor:
-    """A token bucket of one second's burst."""
+    """A token bucket that saves up for `saved_s`.
 
-    __slots__ = ("_at_s", "_left", "_per_s")
+    As in Finagle the reserve is the window's: when a deployment dies under load, all calls in flight there fail in one moment, before
+    any circuit has opened, and each has a right to its one failover.
+    """
 
-    def __init__(self, per_s: float) -> None:
+    __slots__ = ("_at_s", "_burst", "_left", "_per_s")
+
+    def __init__(self, per_s: float, saved_s: float) -> None:
         self._per_s = per_s
-        self._left = per_s
+        self._left = self._burst = per_s * saved_s
         self._at_s = 0.0
 
     def take(self, now_s: float) -> bool:
-        self._left = min(self._per_s, self._left + max(0.0, now_s - self._at_s) * self._per_s)
+        self._left = min(self._burst, self._left + max(0.0, now_s - self._at_s) * self._per_s)
         self._at_s = now_s
         if self._left < 1.0:
             return False
@@ -240,7 +244,7 @@ class Target:
         self.bound = policy.in_flight  # most requests in flight; the adaptive limit moves below it
         self.limit = float(self.bound)
         self.throttle = policy.throttle_tokens
-        self.floor = Floor(policy.retry_floor_per_s)
+        self.floor = Floor(policy.retry_floor_per_s, policy.retry_window_s)
         self.tokens_per_s: float | None = None
         self.ttfts = Quantiles()
         self._consecutive = 0.0
@@ -554,7 +558,7 @@ class Health:
 
         The share looks back one window, so at a sudden stop one window's share of earlier traffic may still be spent.
         """
-        return requests * (1.0 + ratio) + targets * self.policy.retry_floor_per_s * (span_s + 1.0)
+        return requests * (1.0 + ratio) + targets * self.policy.retry_floor_per_s * (span_s + self.policy.retry_window_s)
 
     def snapshot(self, now_s: float) -> list[TargetView]:
         return [target.view(now_s) for target in self._targets.values()]

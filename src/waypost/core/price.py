@@ -56,14 +56,14 @@ def worst_case(prompt_tokens: int, max_output_tokens: int, n: int, price: Price)
 
     The prompt is charged once for all `n` choices, as providers do; the cache-write premium counts because the provider decides.
     """
-    rates = [
-        rate for rate in (price.input_nusd_per_mtok, price.cached_input_nusd_per_mtok, price.cache_write_nusd_per_mtok) if rate is not None
-    ]
-    output = max_output_tokens * max(n, 1)
-    if (prompt_tokens and price.input_nusd_per_mtok is None) or (output and price.output_nusd_per_mtok is None):
+    rate, output_rate = price.input_nusd_per_mtok, price.output_nusd_per_mtok
+    output = max_output_tokens * n if n > 1 else max_output_tokens
+    if (rate is None and prompt_tokens) or (output_rate is None and output):
         return None
-    total = prompt_tokens * max(rates, default=0) + output * (price.output_nusd_per_mtok or 0)
-    return -(-total // _MTOK)
+    for other in (price.cached_input_nusd_per_mtok, price.cache_write_nusd_per_mtok):
+        if other is not None and (rate is None or other > rate):
+            rate = other
+    return -(-(prompt_tokens * (rate or 0) + output * (output_rate or 0)) // _MTOK)
 
 
 def usd(nusd: int) -> str:

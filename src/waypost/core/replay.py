@@ -1,6 +1,7 @@
 """Replay: a decision kept with what it was made from, told to a person, and made again offline.
 
 A record holds the decision and every input that is not configuration: the wish, the ask, how each candidate stood, the draw. The
+inputs travel in the decision itself (`keep`), so whoever has the decision, from the ledger or from an answer, can replay it. The
 configuration (routes, deployments) is named by its fingerprint and handed in at replay; under another fingerprint the replay
 still runs and says so. Derived data only: no prompt text enters here, because none is in a Decision.
 """
@@ -8,12 +9,15 @@ still runs and says so. Derived data only: no prompt text enters here, because n
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from waypost.core.fit import READY, Ask, Candidate
 from waypost.core.price import usd
 from waypost.core.route import Route, Wish, decide
 from waypost.core.types import Decision, Deployment, Prediction, Rejection
+
+_NO_INPUTS = Raw(b"null")
+_encode = msgspec.json.Encoder().encode
 
 
 class Stand(Struct, frozen=True, omit_defaults=True):
@@ -27,6 +31,12 @@ class Stand(Struct, frozen=True, omit_defaults=True):
     tokens_per_s: float | None = None
     quality: float | None = None
     group: int = 0
+
+
+class Inputs(Struct, frozen=True):
+    wish: Wish
+    ask: Ask
+    stands: tuple[Stand, ...]
 
 
 class Record(Struct, frozen=True):
@@ -46,15 +56,31 @@ class Replayed(Struct, frozen=True):
     note: str = ""
 
 
+def keep(wish: Wish, ask: Ask, candidates: Sequence[Candidate], decision: Decision) -> Decision:
+    """The decision with its inputs in it."""
+    return msgspec.structs.replace(decision, inputs=Raw(_encode(Inputs(wish, ask, _stands(candidates)))))
+
+
+def kept(decision: Decision) -> bytes:
+    """The record of a decision that holds its inputs. Raises ValueError when it holds none."""
+    if decision.inputs == _NO_INPUTS:
+        raise ValueError("the decision was recorded without its inputs, by an earlier version")
+    inputs = msgspec.json.decode(decision.inputs, type=Inputs)
+    return _encode(Record(inputs.wish, inputs.ask, inputs.stands, msgspec.structs.replace(decision, inputs=_NO_INPUTS)))
+
+
 def record(wish: Wish, ask: Ask, candidates: Sequence[Candidate], decision: Decision) -> bytes:
     """JSON of a decision and its inputs; `replay` reads it."""
-    stands = tuple(
+    return _encode(Record(wish, ask, _stands(candidates), decision))
+
+
+def _stands(candidates: Sequence[Candidate]) -> tuple[Stand, ...]:
+    return tuple(
         [
             Stand(one.deployment.name, one.standing, one.why, one.in_flight, one.ttft_s, one.tokens_per_s, one.quality, one.group)
             for one in candidates
         ]
     )
-    return msgspec.json.encode(Record(wish, ask, stands, decision))
 
 
 def replay(recorded: bytes, routes: Mapping[str, Route], deployments: Mapping[str, Deployment], *, config: str = "") -> Replayed:

@@ -265,6 +265,8 @@ def _choose(
     if route is not None and route.order and not caller_sorts:
         return min(leaders, key=lambda option: _position(route.order, option)), 1.0, "first available of the route's order"
     if len(leaders) == 1:
+        if any(option.candidate.group != group for option in fitting):
+            return leaders[0], 1.0, "first ready of the caller's models"
         return leaders[0], 1.0, "the only ready candidate" if len(fitting) > 1 else "the only candidate that fits"
     fewest = min([option.misses for option in leaders])
     leaders = [option for option in leaders if option.misses == fewest]

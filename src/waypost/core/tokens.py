@@ -79,12 +79,13 @@ def estimate_output(content_events: int, content_bytes: int) -> int:
 def lower_bound_output(content_events: int, content_bytes: int) -> int:
     """Output tokens that were certainly generated: a stream is cut only when even this passes its ceiling.
 
-    Two witnesses, the stronger counts. An event holds at least one token, unless the server splits finer than tokens (character by
-    character): so events are believed up to one per five bytes, a little longer than the mean token of English and Chinese. Where
+    Two witnesses, the stronger counts. An event holds at least one token, unless the server splits finer than tokens: character by
+    character, which shows (hardly more bytes than events), and then five bytes are a token. Where
     events gather many tokens, bytes speak: twelve a token is more than any script averages over a long text (Hindi with a large
     vocabulary: 7 to 9). A long run of one repeated character may average more; it is what a runaway stream looks like.
     """
-    return max(0, min(content_events, content_bytes // 5), content_bytes // 12)
+    witnessed = content_events if 2 * content_bytes > 3 * content_events else content_bytes // 5
+    return max(0, witnessed, content_bytes // 12)
 
 
 def plausible(usage: Usage, *, content_events: int, content_bytes: int, max_output_tokens: int | None, prompt_tokens: int) -> bool:
@@ -101,6 +102,8 @@ def plausible(usage: Usage, *, content_events: int, content_bytes: int, max_outp
         return False
     if usage.output_tokens == 0 and (content_events > 0 or content_bytes > 0):
         return False
+    if usage.output_tokens < lower_bound_output(content_events, content_bytes) // 2:
+        return False  # the count of Anthropic's first event, of a stream that never gave its last
     if usage.input_tokens == 0 and prompt_tokens > 0:
         return False
     if max_output_tokens is None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 from msgspec import Raw, Struct
+from msgspec.json import Decoder as JsonDecoder
 
 NUSD_PER_USD = 1_000_000_000
 WireName = Literal["openai-chat", "openai-responses", "anthropic-messages", "gemini"]
@@ -70,7 +71,7 @@ class ProviderCard(Struct, frozen=True):
     trains_on_data: bool = False  # data policy: excluded by data_collection = "deny"
     zero_retention: bool = False
     http2: bool = False
-    connections: int = 256
+    connections: int = 1024
     prewarm: int = 0
     hourly_usd: float | None = None
     display: str = ""
@@ -212,19 +213,24 @@ class Prompt(Struct, frozen=True):
     extra: dict[str, Raw] = {}
 
 
-class Call(Struct, frozen=True):
-    """The parsed request. `fields` keeps every top-level field as sent, so that unknown ones survive."""
+_fields_of = JsonDecoder(dict[str, Raw]).decode
+
+
+class Call(Struct):
+    """The parsed request. `body` keeps it as sent; `fields` gives every top-level field as sent, read when somebody asks.
+
+    Never changed after it was made, but for that reading.
+    """
 
     dialect: WireName
     model: str
-    fields: dict[str, Raw]
-    body_bytes: int
+    body: bytes
+    steers: bool = False  # holds fields that speak to the gateway (ours, OpenRouter's) and must not be sent on
     stream: bool = False
     max_output_tokens: int | None = None
     n: int = 1
     include_usage: bool = False  # the caller wants the usage chunk of a stream
     fallback_models: tuple[str, ...] = ()  # OpenRouter `models`
-    text: str = ""  # readable text of system + user turns, newest last, bounded; for the classifier; never logged
     prompt_tokens: int = 0  # estimate, upper-leaning
     turns: int = 1
     tools: int = 0
@@ -232,7 +238,13 @@ class Call(Struct, frozen=True):
     format_kind: str = "text"  # text | json_object | json_schema
     forced_tool: bool = False
     reasoning: bool = False  # caller asks for reasoning
-    parameters: frozenset[str] = frozenset()  # names of the optional fields sent, for require_parameters
+    read: dict[str, Raw] | None = None
+
+    @property
+    def fields(self) -> dict[str, Raw]:
+        if self.read is None:
+            self.read = _fields_of(self.body)
+        return self.read
 
 
 # --- demand, decision ------------------------------------------------------------------------------------------------
@@ -258,6 +270,9 @@ class Bounds(Struct, frozen=True):
     sort: Literal["price", "throughput", "latency"] | None = None
     max_input_nusd_per_mtok: int | None = None
     max_output_nusd_per_mtok: int | None = None
+
+
+UNBOUND = Bounds()  # of a request that binds nothing; compared by identity
 
 
 class Need(Struct, frozen=True):
@@ -319,6 +334,7 @@ class Decision(Struct, frozen=True):
     objective: Objective
     draw: float  # the random number in [0, 1) that was used
     config: str  # fingerprint of configuration and catalogue
+    inputs: Raw = Raw(b"null")  # JSON of what it was made from beside configuration and draw; written and read by core.replay
 
 
 # --- what happened ---------------------------------------------------------------------------------------------------

@@ -307,7 +307,8 @@ def _reply(body: bytes) -> Reply | Failure:
     return folding.failure or folding.reply()
 
 
-# Errors: the status string where there is one, else the HTTP status; details, then words, where one status means several things.
+# Errors: the status string where there is one that says something (UNKNOWN does not), else the HTTP status; details, then words, where one
+# status means several things.
 
 _BY_NAME = {
     "INVALID_ARGUMENT": 400,
@@ -320,7 +321,6 @@ _BY_NAME = {
     "RESOURCE_EXHAUSTED": 429,
     "CANCELLED": 499,
     "INTERNAL": 500,
-    "UNKNOWN": 500,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
@@ -336,6 +336,7 @@ _FAULT = {
     499: Fault.SERVER,
     503: Fault.OVERLOADED,
     504: Fault.TIMEOUT,
+    529: Fault.OVERLOADED,
 }
 _KEY = re.compile(r"api key (?:not valid|not found|expired)|api_key_invalid|please renew the api key", re.I)
 _LONG = re.compile(r"input token count|exceeds the maximum number of (?:input )?tokens|context (?:window|length)", re.I)

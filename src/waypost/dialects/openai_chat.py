@@ -12,13 +12,16 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from waypost.core import tokens
+from waypost.core.classify import TURN
 from waypost.core.faults import Refused
 from waypost.core.types import Call, Deployment, Failure, Prompt, Reply
 from waypost.dialects import openai_answer, openai_fit, openai_prompt
 from waypost.dialects.contract import CostOf, Dispatch, Encoder
+from waypost.dialects.openai_prompt import NULL
 
 MAX_DEPTH = 64
 MAX_FIELDS = 256
+_LARGE = 2048  # bytes: a smaller body cannot hold so many fields
 TEXT_CHARACTERS = 16 * 1024
 _HEAD_CHARACTERS = 4 * 1024
 _IMAGE_TOKENS = 1600  # upper-leaning: a large image at Anthropic (w x h / 750, capped at 1568 px); most vendors count fewer
@@ -104,6 +107,15 @@ class _Body(Struct, gc=False):
     usage: _Usage | None = None
     models: Annotated[list[_Name], Meta(max_length=64)] | None = None
     user: Annotated[str, Meta(max_length=4096)] | None = None
+    # What steers the gateway: only its presence matters here.
+    waypost: Raw = NULL
+    provider: Raw = NULL
+    route: Raw = NULL
+    plugins: Raw = NULL
+    transforms: Raw = NULL
+    session_id: Raw = NULL
+    debug: Raw = NULL
+    trace: Raw = NULL
 
 
 _fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -141,41 +153,52 @@ CALLER = Caller()
 
 
 def parse(body: bytes) -> Call:
-    """The Call in `body`: two passes of the JSON decoder, one keeps every field as sent, one checks the types of those we read.
+    """The Call in `body`: one pass of the JSON decoder that checks the types of the fields we read and skips the others.
 
-    Raises Refused (400). `text` stays empty: `text_of` reads it when somebody wants to classify.
+    Raises Refused (400). The text is left to `text_of`, for when somebody wants to classify.
     """
     try:
-        fields = _fields_of(body)
         read = _body_of(body)
         if not body.isascii():
             body.decode()  # the JSON decoder does not look into strings that it skips
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse(body, error)
-    if len(fields) > MAX_FIELDS or _is_deep(body):
-        _refuse_shape(len(fields))
-    reasoning = _reasoning(read)
-    modalities, prompt_tokens = _media(read, fields, len(body)) if _has_media(read.messages) else (_NO_MEDIA, tokens.estimate(body))
-    choice = read.tool_choice
-    return Call(
-        dialect="openai-chat",
-        model=read.model or "",
-        fields=fields,
-        body_bytes=len(body),
-        stream=read.stream is True,
-        max_output_tokens=read.max_completion_tokens or read.max_tokens,
-        n=read.n or 1,
-        include_usage=_wants_usage(read, fields),
-        fallback_models=tuple(dict.fromkeys(read.models)) if read.models else (),
-        prompt_tokens=prompt_tokens,
-        turns=len(read.messages),
-        tools=len(read.tools or ()) + len(read.functions or ()),
-        modalities=modalities,
-        format_kind=read.response_format.type if read.response_format else "text",
-        forced_tool=choice is not None and _is_forced(choice),
-        reasoning=reasoning,
-        parameters=_NOTHING.union(fields).difference(_NOT_PARAMETERS),
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(body):
+        _refuse_shape()
+    if len(body) > _LARGE and body.count(b'":') > MAX_FIELDS and (fields := len(_fields_of(body))) > MAX_FIELDS:
+        _refuse_shape(fields)
+    messages, choice = read.messages, read.tool_choice
+    openrouter = (read.provider, read.route, read.plugins, read.transforms, read.session_id, read.debug, read.trace) != _UNSAID
+    call = Call(
+        "openai-chat",
+        read.model or "",
+        body,
+        openrouter or read.waypost is not NULL or read.usage is not None or read.models is not None or read.reasoning is not None,
+        read.stream is True,
+        read.max_completion_tokens or read.max_tokens,
+        read.n or 1,
+        read.stream_options is not None and read.stream_options.include_usage is True,
+        prompt_tokens=tokens.estimate(body),
+        turns=len(messages),
     )
+    if call.steers:
+        call.include_usage = _wants_usage(read, openrouter=openrouter or bool(read.models))
+        call.fallback_models = tuple(dict.fromkeys(read.models or ()))
+    if read.tools is not None or read.functions is not None or choice is not None:
+        call.tools = len(read.tools or ()) + len(read.functions or ())
+        call.forced_tool = choice is not None and _is_forced(choice)
+    if read.response_format is not None:
+        call.format_kind = read.response_format.type
+    if read.reasoning_effort is not None or read.reasoning is not None or read.thinking is not None:
+        call.reasoning = _reasoning(read)
+    if _has_media(messages):
+        call.modalities, call.prompt_tokens = _media(call)
+    return call
+
+
+def parameters_of(call: Call) -> frozenset[str]:
+    """Names of the optional fields sent, for callers who require them all to be honoured."""
+    return frozenset(call.fields).difference(_NOT_PARAMETERS)
 
 
 def text_of(call: Call) -> str:
@@ -191,7 +214,7 @@ def text_of(call: Call) -> str:
         if message.role == "user" and (text := _text(message)):
             turns.append(text[-(room - 1) :])
             room -= len(turns[-1]) + 1
-    return "\n".join([head, *reversed(turns)] if head else reversed(turns))
+    return TURN.join([head, *reversed(turns)] if head else reversed(turns))
 
 
 def patch(call: Call, deployment: Deployment, *, stream: bool) -> Dispatch:
@@ -199,30 +222,51 @@ def patch(call: Call, deployment: Deployment, *, stream: bool) -> Dispatch:
 
     What the provider's card refuses is left out and reported. Deterministic; about 3 us for a small request.
     """
+    if call.stream == stream and not call.steers and openai_fit.is_plain(deployment):
+        body = _renamed(call, deployment)
+        if body is not None:
+            return Dispatch(openai_fit.PATH, body)
     fields = {name: raw for name, raw in call.fields.items() if name not in OWN_FIELDS}
     dropped = openai_fit.fit(fields, deployment, stream=stream)
     return Dispatch(path=openai_fit.PATH, body=_encode(fields), dropped=tuple(dropped))
 
 
+def _renamed(call: Call, deployment: Deployment) -> bytes | None:
+    """The body with the model's name put in place, where nothing else must change and the place is certain; else None.
+
+    The bytes `"model"` with plain quotes cannot stand inside a JSON string, so one occurrence is one key; followed by the value that the
+    decoder read at the top level, it is that key.
+    """
+    body = call.body
+    if body.count(b'"model"') != 1 or (call.stream and not call.include_usage):
+        return None
+    name = _encode(call.model)
+    for colon in (b'"model":', b'"model": '):
+        if colon + name in body:
+            return body.replace(colon + name, b'"model":' + _encode(deployment.model.upstream), 1)
+    return None
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
-_NOTHING: frozenset[str] = frozenset()
-_NO_MEDIA: frozenset[str] = frozenset()
+_UNSAID = (NULL,) * 7
 _MODALITY = {"image_url": "vision", "input_audio": "audio", "file": "pdf", "image": "vision"}
 
 
 def _has_media(messages: list[_Message]) -> bool:
     for message in messages:
-        if message.content.__class__ is list and any(part.type in _MODALITY for part in cast(list[_Part], message.content)):
-            return True
+        if message.content.__class__ is list:
+            for part in cast(list[_Part], message.content):
+                if part.type in _MODALITY:
+                    return True
     return False
 
 
-def _media(read: _Body, fields: dict[str, Raw], body_bytes: int) -> tuple[frozenset[str], int]:
+def _media(call: Call) -> tuple[frozenset[str], int]:
     """Modalities, and an estimate that does not count base64 as text."""
     contents: list[list[dict[str, Raw]]] = [
         msgspec.json.decode(message.content, type=list[dict[str, Raw]])
-        for message in msgspec.json.decode(fields["messages"], type=list[_RawMessage])
+        for message in msgspec.json.decode(call.fields["messages"], type=list[_RawMessage])
         if bytes(memoryview(message.content)[:1]) == b"["
     ]
     found: set[str] = set()
@@ -235,21 +279,21 @@ def _media(read: _Body, fields: dict[str, Raw], body_bytes: int) -> tuple[frozen
         found.add(kind)
         media_bytes += size
         media_tokens += {"vision": _IMAGE_TOKENS, "audio": size // _AUDIO_BYTES_PER_TOKEN, "pdf": size // _DOCUMENT_BYTES_PER_TOKEN}[kind]
-    return frozenset(found), media_tokens + (body_bytes - media_bytes) // 3
+    return frozenset(found), media_tokens + (len(call.body) - media_bytes) // 3
 
 
 class _RawMessage(Struct, gc=False):
     content: Raw = Raw(b"null")
 
 
-def _wants_usage(read: _Body, fields: dict[str, Raw]) -> bool:
+def _wants_usage(read: _Body, *, openrouter: bool) -> bool:
     """OpenRouter always sends usage in the last chunk, so callers who write its fields expect it (its docs, 2026-08)."""
     options, usage = read.stream_options, read.usage
     if options is not None and options.include_usage is not None:
         return options.include_usage
     if usage is not None and usage.include is not None:
         return usage.include
-    return not _OPENROUTER.isdisjoint(fields)
+    return openrouter
 
 
 def _is_forced(choice: str | _Choice) -> bool:
@@ -325,7 +369,7 @@ _FIXES = {
 
 def _refuse(body: bytes, error: Exception) -> NoReturn:
     if isinstance(error, RecursionError):
-        _refuse_shape(0)
+        _refuse_shape()
     if isinstance(error, UnicodeDecodeError):
         raise Refused(400, "invalid_json", f"The body is not valid UTF-8 at byte {error.start}; encode the JSON as UTF-8.")
     if not isinstance(error, msgspec.ValidationError):
@@ -356,7 +400,7 @@ def _refuse_top(body: bytes, what: str) -> NoReturn:
     raise Refused(400, "missing_field", "`messages` is missing; send a list of messages, at least one.", param="messages")
 
 
-def _refuse_shape(fields: int) -> NoReturn:
+def _refuse_shape(fields: int = 0) -> NoReturn:
     if fields > MAX_FIELDS:
         raise Refused(400, "too_large", f"The body has {fields} top-level fields; at most {MAX_FIELDS} are accepted.")
     raise Refused(400, "too_deep", f"The JSON nests deeper than {MAX_DEPTH} levels; flatten it.")

@@ -44,6 +44,15 @@ def fit(fields: Row, deployment: Deployment, *, stream: bool) -> list[str]:
     return sorted(lost)
 
 
+_CHANGING = frozenset({"max_completion_tokens_only"})
+
+
+def is_plain(deployment: Deployment) -> bool:
+    """Whether this deployment takes a request as it is, but for the model's name."""
+    card = deployment.provider
+    return not card.rename and not card.drop and (not card.quirks or (card.quirks.isdisjoint(_ADAPT) and card.quirks.isdisjoint(_CHANGING)))
+
+
 def is_null(raw: Raw) -> bool:
     return bytes(raw) == b"null"
 

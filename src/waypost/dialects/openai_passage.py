@@ -13,10 +13,11 @@ from msgspec import Raw, Struct
 from waypost.core.sse import Frames, SseOverflow, event_of
 from waypost.core.types import Call, Failure, Fault, Usage
 from waypost.dialects.contract import CostOf
-from waypost.dialects.openai_answer import DONE, decimal_usd, usage_json
+from waypost.dialects.openai_answer import DONE, usage_json
 from waypost.dialects.openai_failure import failure_in_200
 from waypost.dialects.openai_prompt import NULL
 from waypost.dialects.openai_reader import BROKEN, UsageJson, usage_of
+from waypost.dialects.openai_whole import rebuilt, spliced
 
 
 class _Function(Struct, gc=False):
@@ -263,8 +264,8 @@ class OpenAIPassage:
         cost = self._cost_of(self.usage) if self.usage is not None else None
         if cost is None:
             return frame
-        spliced = _spliced(frame, usage, cost)
-        return spliced if spliced is not None else b"data: " + _rebuilt(data, usage, cost) + b"\n\n"
+        priced = spliced(frame, usage, cost)
+        return priced if priced is not None else b"data: " + rebuilt(data, usage, cost) + b"\n\n"
 
     def _done(self, frame: bytes) -> bytes:
         self._clean = False
@@ -284,49 +285,3 @@ class OpenAIPassage:
     def _refuse(self, failure: Failure) -> bytes:
         self._clean, self.failure = False, failure
         return b""
-
-
-class _Whole(Struct, gc=False):
-    usage: Raw = NULL
-
-
-_whole_of = msgspec.json.Decoder(_Whole).decode
-
-
-def splice_cost(body: bytes, cost_nusd: int | None) -> bytes:
-    """A whole answer with `cost` in its top-level usage object; everything else keeps its bytes. Unreadable bodies stay as they are."""
-    if cost_nusd is None:
-        return body
-    try:
-        usage = _whole_of(body).usage
-        if not bytes(usage).startswith(b"{"):
-            return body
-        spliced = _spliced(body, usage, cost_nusd)
-        return spliced if spliced is not None else _rebuilt(body, usage, cost_nusd)
-    except _UNREADABLE:
-        return body
-
-
-def _spliced(text: bytes, usage: Raw, cost_nusd: int) -> bytes | None:
-    """`text` with the priced usage in place of `usage`; None when the place is not certain.
-
-    The bytes of a usage object contain quotes, which stand escaped inside any JSON string, so they can only occur as a value.
-    Occurring once, that value is the one that was decoded.
-    """
-    old = bytes(usage)
-    return text.replace(old, _with_cost(old, cost_nusd)) if b'"' in old and text.count(old) == 1 else None
-
-
-def _rebuilt(data: bytes, usage: Raw, cost_nusd: int) -> bytes:
-    """The rare rest (usage repeated in a choice, say): top-level fields written anew, each with the bytes it had."""
-    return _encode(_fields_of(data) | {"usage": Raw(_with_cost(bytes(usage), cost_nusd))})
-
-
-def _with_cost(usage: bytes, cost_nusd: int) -> bytes:
-    """Our price wins over one the provider states: the bill and the answer must agree."""
-    if not usage.startswith(b"{"):
-        return usage
-    cost = decimal_usd(cost_nusd)
-    if b'"cost"' in usage or len(usage.replace(b" ", b"")) <= 2:
-        return _encode(_fields_of(usage) | {"cost": Raw(cost)})
-    return usage[:-1].rstrip() + b',"cost":' + cost + b"}"

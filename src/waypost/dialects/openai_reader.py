@@ -74,17 +74,13 @@ def usage_of(read: UsageJson | None) -> Usage | None:
     if read is None or (read.prompt_tokens is None and read.completion_tokens is None):
         return None
     prompt, completion = _count(read.prompt_tokens), _count(read.completion_tokens)
-    details = read.prompt_tokens_details or _PromptDetails()
-    reasoning = _count(read.completion_tokens_details.reasoning_tokens) if read.completion_tokens_details else 0
+    details, thoughts = read.prompt_tokens_details, read.completion_tokens_details
+    reasoning = _count(thoughts.reasoning_tokens) if thoughts is not None and thoughts.reasoning_tokens else 0
     if reasoning > 0 and _count(read.total_tokens) == prompt + completion + reasoning:
         completion += reasoning  # some servers (xAI) count reasoning beside the completion; their own total tells
-    return Usage(
-        input_tokens=prompt,
-        cached_tokens=_count(details.cached_tokens) or _count(read.prompt_cache_hit_tokens) or _count(read.cached_tokens),
-        cache_write_tokens=_count(details.cache_write_tokens) or _count(details.cache_creation_tokens),
-        output_tokens=completion,
-        reasoning_tokens=reasoning,
-    )
+    cached = (details.cached_tokens if details is not None else None) or read.prompt_cache_hit_tokens or read.cached_tokens
+    written = (details.cache_write_tokens or details.cache_creation_tokens) if details is not None else None
+    return Usage(prompt, _count(cached) if cached else 0, _count(written) if written else 0, completion, reasoning)
 
 
 def _count(number: _Number) -> int:
@@ -291,6 +287,8 @@ def reply(body: bytes) -> Reply | Failure:
     if not answer.choices and _is_absent(answer.error):
         flat = failure_in_200(body, phase="end")  # Mistral and DashScope write errors without a wrapper
         return flat if flat.code else Failure(Fault.MALFORMED, "the provider answered 200 without a choice", "end", 200)
+    if any(choice.message is None and choice.delta is None for choice in answer.choices or ()) and _is_absent(answer.error):
+        return Failure(Fault.MALFORMED, "the provider answered 200 with a choice that holds no message", "end", 200)
     deltas = Reader().read(answer)
     failed = next((delta for delta in deltas if isinstance(delta, Failed)), None)
     return msgspec.structs.replace(failed.failure, phase="end", status=200) if failed else fold(deltas)

@@ -67,8 +67,7 @@ class Answer:
             block = b"content-length: %d\r\n%b" % (len(body), block)
         shown = b"" if self._framing == BODILESS else body
         data = b"%b%b%b\r\n%b" % (STATUS_LINES[status], conn.server.date, block, shown)
-        conn.written += len(data)
-        conn.transport.write(data)
+        conn.send(data)
         self._forget()
         conn.done(keep)
 
@@ -89,18 +88,20 @@ class Answer:
         self._head = b"%b%b%b\r\n" % (STATUS_LINES[status], conn.server.date, block)
         conn.server.loop.call_soon(self._flush_head)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes, framed: bytes = b"") -> None:
         conn = self._conn
         if conn is None or not chunk:
             return
-        data = b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._framing == CHUNKED else self._unchunked(chunk)
+        if self._framing == CHUNKED:
+            data = framed or b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        else:
+            data = self._unchunked(chunk)
         if self._head is not None:
             data = self._head + data
             self._head = None
         elif not self._started:
             raise RuntimeError("write() before start()")
-        conn.written += len(data)
-        conn.transport.write(data)
+        conn.send(data)
 
     def finish(self, last: bytes = b"") -> None:
         conn = self._conn
@@ -118,8 +119,7 @@ class Answer:
             data = self._head + data
             self._head = None
         if data:
-            conn.written += len(data)
-            conn.transport.write(data)
+            conn.send(data)
         self._forget()
         conn.done(self._keep and not conn.server.draining)
 
@@ -157,8 +157,7 @@ class Answer:
         conn, head = self._conn, self._head
         if conn is not None and head is not None:
             self._head = None
-            conn.written += len(head)
-            conn.transport.write(head)
+            conn.send(head)
 
     def _forget(self) -> None:
         # Breaks the cycles with the handler's closures, so that a finished request is freed without the collector.

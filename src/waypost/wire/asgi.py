@@ -48,7 +48,7 @@ class AsgiAnswer:
     def start(self, status: int, headers: Headers) -> None:
         self._put({"type": "http.response.start", "status": status, "headers": headers}, 0)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes, framed: bytes = b"") -> None:
         if chunk:
             self._put({"type": "http.response.body", "body": chunk, "more_body": True}, len(chunk))
 

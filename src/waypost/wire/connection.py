@@ -303,9 +303,14 @@ class Connection(asyncio.BufferedProtocol):
         elif not keep:
             self.deaf = True
             self.queue.clear()
+            self.server.outbox.flush()
             self.transport.close()
         elif (self.queue or self.held or self.refusal or self.expecting) and not self.stepping:
             self._next()
+
+    def send(self, data: bytes) -> None:
+        self.written += len(data)
+        self.server.outbox.put(self.transport, data)
 
     def _dispatch(self, request: Request, answer: Answer) -> None:
         self.answer = answer
@@ -382,6 +387,7 @@ class Connection(asyncio.BufferedProtocol):
         self.refusal = None
         body = self.server.error_body(refusal.status, refusal.message)
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.server.outbox.flush()
         self.transport.write(head % (STATUS_LINES[refusal.status], self.server.date, len(body)) + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -390,6 +396,7 @@ class Connection(asyncio.BufferedProtocol):
     def _continue(self) -> None:
         if self.expecting and self.answer is None and not self.queue:
             self.expecting = False
+            self.server.outbox.flush()
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _hold(self, data: bytes) -> None:
@@ -422,6 +429,7 @@ class Connection(asyncio.BufferedProtocol):
     def _cut(self) -> None:
         """End with a reset, not a FIN: to an HTTP/1.0 caller a FIN would be the end of a whole answer."""
         self.deaf = True
+        self.server.outbox.flush()
         reset_on_close(self.transport)
         self.transport.abort()
 
@@ -431,6 +439,7 @@ class Connection(asyncio.BufferedProtocol):
     def hang_up_if_idle(self) -> None:
         if self.answer is None and not self.queue and not self.held and self.phase == IDLE:
             self.deaf = True
+            self.server.outbox.flush()
             self.transport.close()
 
     def sweep(self) -> None:

@@ -33,7 +33,7 @@ class NoSink:
     """Takes the place of a sink that must hear nothing more."""
 
     def head(self, status: int, headers: Headers) -> None: ...
-    def data(self, chunk: bytes) -> None: ...
+    def data(self, chunk: bytes, framed: bytes = b"") -> None: ...
     def end(self) -> None: ...
     def lost(self, loss: Loss) -> None: ...
 
@@ -44,7 +44,7 @@ NO_SINK: Sink = NoSink()
 class Exchange:
     """The handle of one request: waiting for a connection, on one, or over."""
 
-    __slots__ = ("conn", "is_over", "pool", "request", "sink", "start", "timer")
+    __slots__ = ("conn", "is_over", "pool", "request", "sink", "start", "takes_frames", "timer")
 
     def __init__(self, pool: "Pool", request: UpstreamRequest, sink: Sink) -> None:
         self.pool = pool
@@ -54,6 +54,7 @@ class Exchange:
         self.conn: UpstreamConnection | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_over = False
+        self.takes_frames = False
 
     def cancel(self) -> None:
         if self.is_over:
@@ -103,6 +104,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection to a provider; carries one exchange at a time."""
 
     __slots__ = (
+        "at_edge",
         "born_tick",
         "complete",
         "delivered_head",
@@ -138,6 +140,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.gone = False  # no longer the pool's
         self.paused = False
         self.complete = False
+        self.at_edge = False  # exactly between two chunks, where the parser may be left as it is
         self.has_head = False
         self.delivered_head = False
         self.keep = True
@@ -157,14 +160,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             head = exchange.start + b"\r\n"
         self.exchange = exchange
         exchange.conn = self
-        self.complete = self.has_head = self.delivered_head = False
+        self.complete = self.has_head = self.delivered_head = self.at_edge = False
         self.received_bytes = 0
         self.sent_bytes = len(head) + len(body)
+        outbox = self.pool.shared.outbox
         if len(body) > JOIN_BYTES:
-            self.transport.write(head)
-            self.transport.write(body)
+            outbox.put(self.transport, head)
+            outbox.put(self.transport, body)
         else:
-            self.transport.write(head + body)
+            outbox.put(self.transport, head + body)
 
     # --- transport ---------------------------------------------------------------------------------------------------
 
@@ -195,6 +199,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if exchange is None:
             self.drop()  # an idle provider has nothing to say: whatever this is, it is not for the next request
             return
+        if self.at_edge:
+            data = bytes(self.space[:nbytes])
+            start = _whole_frame(data)
+            if start:
+                exchange.sink.data(data[start:-2], data)
+                return
+            self.at_edge = False
         problem = ""
         try:
             self.parser.feed_data(self.space[:nbytes])
@@ -217,6 +228,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             exchange.sink.data(parts[0] if len(parts) == 1 else b"".join(parts))
             if self.exchange is not exchange:
                 return
+            if exchange.takes_frames and not self.complete:
+                self.at_edge = _ends_with_frame(self.space[:nbytes], parts[-1])
         if self.complete:
             self._finish(exchange)
         elif problem:
@@ -289,7 +302,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.exchange = exchange.conn = None
         # Not under TLS: there the buffer holds records, which are longer than what they carry.
         is_plain = self.pool.context is None
-        unsent = is_plain and self.received_bytes == 0 and self.transport.get_write_buffer_size() >= self.sent_bytes
+        kept_bytes = self.pool.shared.outbox.withdraw(self.transport)
+        if is_plain:
+            kept_bytes += self.transport.get_write_buffer_size()
+        unsent = self.received_bytes == 0 and kept_bytes >= self.sent_bytes
         is_reused = self.is_reused
         self.drop()
         if unsent and is_reused:
@@ -318,3 +334,28 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
         return not poll.poll(0)
+
+
+def _whole_frame(data: bytes) -> int:
+    """Where the payload of `data` begins if it is exactly one HTTP chunk, size line and line end included; else 0.
+
+    The parser need not see such a read when it stands between two chunks: it would come to stand there again. The last chunk (size 0)
+    and chunk extensions are its own business.
+    """
+    line = data.find(b"\r\n", 1, 10)
+    if line < 1 or data[-2:] != b"\r\n" or not data[:line].isalnum():
+        return 0
+    try:
+        size = int(data[:line], 16)
+    except ValueError:
+        return 0
+    return line + 2 if size > 0 and size == len(data) - line - 4 else 0
+
+
+def _ends_with_frame(data: memoryview, last: bytes) -> bool:
+    """Whether the read ended with the whole chunk whose payload the parser gave last: then it stands between two chunks.
+
+    A payload that continues an earlier read stands at the start of this one, so a size line before it is its own.
+    """
+    frame = b"%x\r\n%b\r\n" % (len(last), last)
+    return len(data) >= len(frame) and bytes(data[-len(frame) :]).lower() == frame.lower()

@@ -42,7 +42,7 @@ HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"tra
 class Stream:
     """The Exchange of one request."""
 
-    __slots__ = ("conn", "id", "is_over", "is_paused", "owed_bytes", "pool", "request", "sent_bytes", "sink", "timer")
+    __slots__ = ("conn", "id", "is_over", "is_paused", "owed_bytes", "pool", "request", "sent_bytes", "sink", "takes_frames", "timer")
 
     def __init__(self, pool: "Pool2", request: UpstreamRequest, sink: Sink) -> None:
         self.pool = pool
@@ -53,6 +53,7 @@ class Stream:
         self.sent_bytes = 0  # of the body
         self.owed_bytes = 0  # received, not yet acknowledged
         self.is_paused = False
+        self.takes_frames = False  # there are no HTTP chunks in HTTP/2
         self.is_over = False
         self.timer: asyncio.TimerHandle | None = None
 

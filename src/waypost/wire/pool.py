@@ -13,6 +13,7 @@ from waypost.ports import Loss, UpstreamRequest
 from waypost.wire.dial import DialError, Origin, dial
 from waypost.wire.exchange import Exchange, UpstreamConnection, request_start
 from waypost.wire.http1 import READ_BYTES, header_block
+from waypost.wire.outbox import Outbox
 from waypost.wire.tls import keep_session
 
 KNOWN_STARTS = 512
@@ -29,6 +30,7 @@ class Shared:
         "max_age_ticks",
         "max_header_bytes",
         "max_waiting",
+        "outbox",
         "receive_buffer_bytes",
         "space",
         "tasks",
@@ -55,6 +57,7 @@ class Shared:
         self.max_waiting = max_waiting
         self.max_header_bytes = max_header_bytes
         self.receive_buffer_bytes = receive_buffer_bytes
+        self.outbox = Outbox(loop)
         self.space = memoryview(bytearray(READ_BYTES))
         self.tasks: set[asyncio.Task[None]] = set()  # dials in flight
 
@@ -211,14 +214,15 @@ class Pool:
         except BaseException:  # cancelled by close()
             self.dialing -= 1
             raise
+        if self.is_closed or conn.transport.is_closing():
+            conn.drop()  # while this dial still counts: nobody dials in its place
+            self.dialing -= 1
+            self._dial_failed(Loss("reset", "the connection was closed as soon as it was made", sent=False))
+            return
         self.dialing -= 1
         self.warm_failures = 0
-        if self.is_closed or conn.transport.is_closing():
-            conn.drop()
-            self._dial_for_waiting()
-        else:
-            self.live.add(conn)
-            self.release(conn)
+        self.live.add(conn)
+        self.release(conn)
 
     def _dial_failed(self, loss: Loss) -> None:
         self.warm_failures += 1

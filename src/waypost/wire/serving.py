@@ -10,6 +10,7 @@ import msgspec
 
 from waypost.ports import Handler
 from waypost.wire.http1 import READ_BYTES
+from waypost.wire.outbox import Outbox
 
 if TYPE_CHECKING:
     from waypost.wire.connection import Connection
@@ -41,13 +42,14 @@ def neutral_error(status: int, message: str) -> bytes:
 class Serving:
     """What the connections of one server share: handler, limits, the read buffer, the tick that all clocks count in."""
 
-    __slots__ = ("active", "connections", "date", "draining", "error_body", "handler", "limits", "loop", "space", "tick")
+    __slots__ = ("active", "connections", "date", "draining", "error_body", "handler", "limits", "loop", "outbox", "space", "tick")
 
     def __init__(self, handler: Handler, limits: ServerLimits, error_body: ErrorBody, loop: asyncio.AbstractEventLoop) -> None:
         self.handler = handler
         self.limits = limits
         self.error_body = error_body
         self.loop = loop
+        self.outbox = Outbox(loop)
         self.space = memoryview(bytearray(READ_BYTES))
         self.connections: set[Connection] = set()
         self.active = 0  # requests handed over and not yet answered
