@@ -234,7 +234,7 @@ class Flight:
             self._settle(run, "failed", self._billed(run, action.failure), action.failure)
         else:
             outcome: AttemptOutcome = "caller_left" if action.why == "caller_left" else "hedge_lost"
-            self._settle(run, outcome, run.usage())
+            self._settle(run, outcome, self._billed(run, None))
 
     def _give_up(self, action: GiveUp) -> None:
         failure = action.failure
@@ -465,13 +465,17 @@ class Flight:
         self.gateway.journal.settled(row, decision)
         return cost
 
-    def _billed(self, run: Run, failure: Failure) -> Usage:
-        """What a failed attempt is likely to be billed, after the table of faults; nothing when it was refused."""
+    def _billed(self, run: Run, failure: Failure | None) -> Usage:
+        """What an attempt that gave no answer is likely to be billed: what was received; the prompt where work on it had begun, or,
+        by the table of faults, may have; nothing when it was refused."""
         if run.events or (run.passage is not None and run.passage.usage is not None):
             return run.usage()
-        if FAULTS[failure.fault].bill == "estimate" and run.status == 200:
-            return Usage(self.prompt_tokens, source="estimated")  # it had begun to work on the prompt
-        return Usage(source="estimated")
+        may = failure is not None and FAULTS[failure.fault].bill == "estimate" and failure.phase != "connect"
+        return Usage(self.prompt_estimate, source="estimated") if may or run.status == 200 else Usage(source="estimated")
+
+    @property
+    def prompt_estimate(self) -> int:
+        return openai_chat.prompt_tokens_of(self.asked.call)
 
     def _price(self, model: str, usage: Usage) -> int | None:
         return price.cost(usage, self.lanes[model].price)

@@ -113,7 +113,7 @@ class Gateway:
         self.policy: Policy
         self.world: World
         self._spent = spent
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, Account | None] = {}  # None: a key without limits
         self.swap(world)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 
@@ -132,7 +132,7 @@ class Gateway:
             if asked.explain == "only":
                 responder.answer(200, [(b"content-type", b"application/json")], msgspec.json.encode(decision))
                 return
-        account = self._account(asked.caller, asked.at_ms) if asked.caller.is_limited else None
+        account = self._accounts[asked.caller.name] if asked.caller.name in self._accounts else self._account(asked.caller, asked.at_ms)
         hold = None if account is None else self._admit(account, asked, plan)
         flight = Flight(self, asked, plan, decision, responder, account, hold)
         if self._uses_cache(asked) and flight.answer_from(self.cache, key_of(call, asked.caller.name, wish_name)):
@@ -202,7 +202,7 @@ class Gateway:
             "ready" if standing in (Standing.READY, Standing.PROBE) else standing.value,
             target.why(now) if standing is not Standing.READY else "",
             target.in_flight,
-            target.ttft_s(need.prompt_tokens) if seen else None,
+            target.ttft_s(need.prompt_tokens, now) if seen else None,
             target.tokens_per_s,
             group=group,
         )
@@ -251,10 +251,9 @@ class Gateway:
                 most_output = max(most_output, min(lane.deployment.model.max_output_tokens or WORST_OUTPUT_TOKENS, WORST_OUTPUT_TOKENS))
         return account.admit(call.prompt_tokens + most_output * call.n, worst, now_s=asked.started_s, wall_ms=asked.at_ms)
 
-    def _account(self, caller: Caller, wall_ms: int) -> Account:
-        account = self._accounts.get(caller.name)
-        if account is None:
-            account = self._accounts[caller.name] = self._open_account(caller, wall_ms)
+    def _account(self, caller: Caller, wall_ms: int) -> Account | None:
+        account = self._open_account(caller, wall_ms) if caller.is_limited else None
+        self._accounts[caller.name] = account
         return account
 
     def _open_account(self, caller: Caller, wall_ms: int) -> Account:

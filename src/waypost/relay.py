@@ -9,8 +9,6 @@ asks the race. Only what a provider sends past the caller's own ceiling is cut h
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from msgspec.structs import replace
-
 from waypost.core.tokens import estimate_output, lower_bound_output, plausible
 from waypost.core.types import Failure, Fault, Leg, Reply, Usage
 from waypost.dialects.contract import Passage
@@ -40,6 +38,9 @@ class Flight(Protocol):
     dialect: str
     prompt_tokens: int
     ceiling_tokens: int | None  # most tokens the caller asked for, over all choices
+
+    @property
+    def prompt_estimate(self) -> int: ...
 
     def content(self, run: "Run") -> None: ...
     def finished(self, run: "Run") -> None: ...
@@ -182,18 +183,12 @@ class Run:
 
     def usage(self) -> Usage:
         """What the provider reported, if it can be; else an estimate that says why."""
-        passage = self.passage
+        passage, flight = self.passage, self.flight
         streamed = passage is not None and self.whole is None
         reported = passage.usage if passage is not None and streamed else self.whole_usage
         events, size = (passage.content_events, passage.content_bytes) if passage is not None and streamed else (0, self.body_bytes)
-        flight = self.flight
-        output = estimate_output(events, size)
-        if flight.ceiling_tokens is not None:
-            output = min(output, flight.ceiling_tokens)
-        # Said on the way, Anthropic's first event knows the input, but no output; and a cut is billed to the ceiling.
-        is_partial = streamed and passage is not None and not passage.finished
-        if reported is not None and (self.is_cut or (is_partial and reported.output_tokens < output)):
-            reported = replace(reported, output_tokens=output, source="estimated")
+        if passage is not None and streamed and (self.is_cut or not passage.finished):
+            return self._partial(reported, estimate_output(events, size))
         if reported is None:
             source = "estimated"
         elif plausible(
@@ -206,7 +201,18 @@ class Run:
             return reported
         else:
             source = "impossible"
-        return Usage(input_tokens=flight.prompt_tokens, output_tokens=output, source=source)
+        return Usage(flight.prompt_estimate, output_tokens=self._capped(estimate_output(events, size)), source=source)
+
+    def _partial(self, reported: Usage | None, output: int) -> Usage:
+        """Of an answer that did not end: the prompt as reported where it was (Anthropic says it first), the output as received."""
+        if reported is None or not reported.input_tokens:
+            return Usage(self.flight.prompt_estimate, output_tokens=self._capped(output), source="estimated")
+        output = self._capped(max(output, reported.output_tokens))
+        return Usage(reported.input_tokens, reported.cached_tokens, reported.cache_write_tokens, output, source="estimated")
+
+    def _capped(self, output: int) -> int:
+        ceiling = self.flight.ceiling_tokens
+        return output if ceiling is None or output < ceiling else ceiling
 
     # --- within --------------------------------------------------------------------------------------------------------
 

@@ -297,7 +297,11 @@ def _card(model: cf.Model, catalog: Catalog) -> ModelCard | None:
     }
     changes = {k: v for k, v in facts.items() if v is not None}
     return msgspec.structs.replace(
-        base, name=model.name, price=msgspec.structs.replace(base.price, **prices), source="configuration", **changes
+        base,
+        name=model.name,
+        price=msgspec.structs.replace(base.price, steps=() if prices else base.price.steps, **prices),
+        source="configuration",
+        **changes,
     )
 
 

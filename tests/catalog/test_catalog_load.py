@@ -89,7 +89,8 @@ def test_prices_are_those_of_the_lists(catalog: Catalog, known: Known) -> None:
 
 def test_every_price_is_a_whole_number_of_nano_dollars_or_unknown(cards: tuple[ModelCard, ...]) -> None:
     for card in cards:
-        for price in msgspec.structs.astuple(card.price):
+        *prices, steps = msgspec.structs.astuple(card.price)
+        for price in (*prices, *(rate for step in steps for rate in msgspec.structs.astuple(step))):
             assert price is None or (type(price) is int and price >= 0), card
 
 
@@ -255,9 +256,9 @@ def test_a_stepped_price_shows_its_steps(catalog: Catalog) -> None:
     sonnet = catalog.model("anthropic/claude-sonnet-4-5")
     gpt = catalog.model("openai/gpt-4o")
     assert sonnet is not None and gpt is not None
-    (step,) = catalog.tiers(sonnet)
+    (step,) = sonnet.price.steps
     assert (step.above_tokens, step.input_nusd_per_mtok, step.output_nusd_per_mtok) == (200_000, 6 * USD, 22_500_000_000)
-    assert catalog.tiers(gpt) == ()
+    assert gpt.price.steps == ()
 
 
 # --- nearest -----------------------------------------------------------------------------------------------------------

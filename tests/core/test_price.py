@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waypost.core.price import cost, expected, parse_usd, usd, worst_case
-from waypost.core.types import NUSD_PER_USD, Price, Usage
+from waypost.core.types import NUSD_PER_USD, Price, PriceStep, Usage
 
 COUNTS = st.integers(0, 10**8)
 RATES = st.integers(0, 10**12)
@@ -121,3 +121,27 @@ def test_parse_usd_refuses_what_is_no_amount(amount: float | str) -> None:
 )
 def test_usd_reads_like_money(nusd: int, text: str) -> None:
     assert usd(nusd) == text
+
+
+STEPPED = Price(
+    input_nusd_per_mtok=3_000_000_000,
+    output_nusd_per_mtok=15_000_000_000,
+    cached_input_nusd_per_mtok=300_000_000,
+    steps=(PriceStep(200_000, input_nusd_per_mtok=6_000_000_000, output_nusd_per_mtok=22_500_000_000),),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "dollars"),
+    [
+        pytest.param(Usage(input_tokens=200_000, output_tokens=1000), "0.615", id="up to the step"),
+        pytest.param(Usage(input_tokens=200_001, output_tokens=1000), "1.222506", id="beyond it, for all tokens"),
+        pytest.param(Usage(input_tokens=300_000, cached_tokens=300_000), "0.09", id="what the step does not change"),
+    ],
+)
+def test_a_step_holds_for_the_whole_request(usage: Usage, dollars: str) -> None:
+    assert usd(cost(usage, STEPPED) or 0) == dollars
+
+
+def test_the_worst_case_knows_steps() -> None:
+    assert worst_case(250_000, 0, 1, STEPPED) == 1_500_000_000

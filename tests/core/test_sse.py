@@ -65,6 +65,10 @@ def test_any_mix_of_line_ends_and_splits_agrees_with_the_whole(data: st.DataObje
     assert decoded(data.draw(splits(text))) == decoded([text])
 
 
+def test_a_line_end_after_the_line_that_followed_a_cr_is_its_own() -> None:
+    assert decoded([b"data:\r: c", b"\ndata: x\n\n"]) == decoded([b"data:\r: c\ndata: x\n\n"]) == [Event(b"", b"\nx")]
+
+
 @settings(max_examples=150)
 @given(st.data())
 def test_frames_lose_no_byte_and_hold_the_same_events(data: st.DataObject) -> None:

@@ -153,6 +153,7 @@ class Serving:
             self.said.append(line)
             if "serves OpenAI's API at http" in line:
                 self.port = int(line.rsplit(":", 1)[1].split("/")[0])
+            if "waypost report" in line:  # the greeting's last line
                 self._ready.set()
         self._ready.set()
 

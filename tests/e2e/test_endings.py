@@ -66,6 +66,16 @@ def test_a_hedge_answers_for_a_provider_that_has_become_slow(sim: Simulator, ser
     eventually(lambda: all(r.ended == "peer" for r in sim.records("hedged") if r.provider == "h1"), "the loser's socket is closed")
 
 
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_answer_without_content_is_an_answer(sim: Simulator, serve: Serve, wire: str) -> None:
+    gateway = serve(place(sim, f"mute{wire[:3]}", wire, "m.empty"))
+    answer = gateway.ask(chat(f"mute{wire[:3]}/m"))
+    assert (answer.status, answer.text, answer.finish) == (200, "", "stop")
+    stream = told(gateway.ask(chat(f"mute{wire[:3]}/m", stream=True)).body)
+    assert (stream.text, stream.finish, stream.done, stream.error) == ("", "stop", True, None)
+    assert [row["outcome"] for row in gateway.rows()] == ["ok", "ok"]
+
+
 # --- callers -------------------------------------------------------------------------------------------------------------
 
 

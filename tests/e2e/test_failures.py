@@ -316,18 +316,15 @@ def _accounted(cell: Cell, got: Got) -> None:
     rows = got.rows
     assert len(rows) == int(got.answer.headers["x-waypost-attempts"])
     assert [int(row["attempt"]) for row in rows] == list(range(1, len(rows) + 1))
-    if (
-        cell.script.words != "refused"
-    ):  # a stale pooled connection may be dialled twice; never is one request served more often than it is booked
-        assert len(got.records) == len(rows)
+    asked = rows if cell.script.words != "refused" else [row for row in rows if row["provider"] != cell.provider]
     assert not any(record.redirected for record in got.records)
-    for row, record in zip(rows, got.records, strict=cell.script.words != "refused") if cell.script.words != "refused" else ():
+    for row, record in zip(asked, got.records, strict=True):  # nobody was asked more often than is booked
         assert row["provider"] == record.provider
         if row["outcome"] == "ok" and row["usage_source"] == "reported":
             assert (int(row["input_tokens"]), int(row["output_tokens"])) == (record.prompt_tokens, record.output_tokens)
             assert int(row["cost_nusd"]) == 1000 * record.prompt_tokens + 2000 * record.output_tokens
         if row["outcome"] == "failed" and cell.fate == "after":
-            assert row["usage_source"] == ("reported" if cell.wire == GEMINI else "estimated")  # Gemini says so far in every chunk
+            assert row["usage_source"] == "estimated" or cell.wire == GEMINI  # Gemini reports so far in every chunk
             delivered = len(told(got.answer.body).text) / 4
             assert delivered * 0.7 <= int(row["output_tokens"]) <= delivered * 1.4
             assert int(row["input_tokens"]) > 0 and int(row["cost_nusd"]) > 0

@@ -191,7 +191,7 @@ def test_two_workers_serve_one_port_and_one_ledger_and_both_end(sim: Simulator, 
     assert len({answer.headers["x-request-id"][:14] for answer in answers}) == 2  # both did some of it
     gateway.signal(signal.SIGTERM)
     assert gateway.end(10) == 0
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "both are gone")
+    eventually(lambda: not any(_lives(pid) for pid in pids), "both are gone")
     assert sorted(row["request_id"] for row in gateway.rows()) == sorted(answer.headers["x-request-id"] for answer in answers)
 
 
@@ -213,6 +213,20 @@ def test_a_worker_that_dies_is_replaced_and_its_rows_are_kept(sim: Simulator, se
     assert set(before) <= {row["request_id"] for row in gateway.rows()}
     gateway.signal(signal.SIGTERM)
     assert gateway.end(10) == 0
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(sim: Simulator, serve: Serve) -> None:
+    gateway = serve(simple(sim), "--workers", "2")
+    pids = _children(gateway.process.pid)
+    gateway.signal(signal.SIGKILL)
+    eventually(lambda: not any(_lives(pid) for pid in pids), "nobody keeps the port")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _children(pid: int) -> list[int]:

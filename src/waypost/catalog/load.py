@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from waypost.catalog.family import family_of
 from waypost.catalog.nearest import Nearest
-from waypost.core.types import ModelCard, Price, ProviderCard, WireName
+from waypost.core.types import ModelCard, Price, PriceStep, ProviderCard, WireName
 
 _Nusd = int | None
 _PLACEHOLDER = re.compile(r"\{([A-Z0-9_|]+)(?:=([^{}]*))?\}")
@@ -41,16 +41,6 @@ class Header(Struct, frozen=True):
     sources: dict[str, Source]
     providers: int
     models: int
-
-
-class Tier(Struct, frozen=True, array_like=True):
-    """Prices of the whole request when its input exceeds `above_tokens`."""
-
-    above_tokens: int
-    input_nusd_per_mtok: _Nusd = None
-    cached_input_nusd_per_mtok: _Nusd = None
-    cache_write_nusd_per_mtok: _Nusd = None
-    output_nusd_per_mtok: _Nusd = None
 
 
 class _Section(Struct, frozen=True):
@@ -77,7 +67,7 @@ class _Row(Struct, frozen=True, array_like=True):
     deprecated_on: str | None = None
     origin: str = "l"
     page: int | None = None
-    tiers: tuple[Tier, ...] = ()
+    steps: tuple[PriceStep, ...] = ()
 
 
 class _ProviderTable(Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,7 +186,7 @@ class _Data:
             name=f"{provider}/{row.upstream.removeprefix(section.strip)}",
             provider=provider,
             upstream=row.upstream,
-            price=Price(row.input, row.output, row.cached, row.write, row.batch_input, row.batch_output),
+            price=Price(row.input, row.output, row.cached, row.write, row.batch_input, row.batch_output, row.steps),
             context_tokens=row.context,
             max_output_tokens=row.max_output,
             capabilities=frozenset(row.capabilities.split()),
@@ -294,13 +284,6 @@ class Catalog:
             return ()
         places = self._families.get((card.family, card.mode), ())
         return tuple(found for found in map(self._card_at, places) if found.provider != card.provider)
-
-    def tiers(self, card: ModelCard) -> tuple[Tier, ...]:
-        """Steps of a known model's price by input length, lowest first; () for flat prices and the user's own cards."""
-        if self._key(card) in self._own_models:
-            return ()
-        row = self._data.rows(card.provider).get(card.upstream.casefold())
-        return row.tiers if row is not None else ()
 
     def nearest(self, name: str, k: int = 3) -> tuple[str, ...]:
         """Up to `k` names that a misspelt one may have meant, best first: `provider/model`."""

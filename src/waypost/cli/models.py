@@ -165,7 +165,8 @@ def usd(nusd: int | None) -> str:
 
 
 def facts(card: ModelCard) -> dict[str, Any]:
-    return asdict(card) | {"price": asdict(card.price), "capabilities": sorted(card.capabilities)}
+    prices = asdict(card.price) | {"steps": [asdict(step) for step in card.price.steps]}
+    return asdict(card) | {"price": prices, "capabilities": sorted(card.capabilities)}
 
 
 def _price(text: str) -> int:

@@ -7,6 +7,7 @@ are passed on. Limits of keys are divided among the workers, so that together th
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 
@@ -77,6 +78,7 @@ class _Parent:
         return 0
 
     def _fork(self) -> None:
+        parent = os.getpid()
         pid = os.fork()
         if pid:
             self.born[pid] = time.monotonic()
@@ -85,6 +87,7 @@ class _Parent:
             signal.signal(number, signal.SIG_DFL)
         code = 1
         try:
+            _end_with(parent)
             code = self.work()
         finally:
             os._exit(code)  # the parent's stack is not ours to unwind
@@ -97,6 +100,18 @@ class _Parent:
                 os.kill(pid, number)
             except ProcessLookupError:
                 pass
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel send us SIGTERM when the parent dies, even by kill -9: a worker nobody watches would keep the port with an old
+    configuration. Linux only (prctl(2), PR_SET_PDEATHSIG); elsewhere workers outlive a killed parent."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _how(status: int) -> str:

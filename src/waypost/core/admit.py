@@ -28,15 +28,21 @@ _MONDAY_MS = 4 * _DAY_MS  # 1970-01-05, the first Monday
 # In-flight requests hold what a new one would need; they settle within seconds, when is not known here.
 _SOON_S = 1.0
 
+_HEADER_NAMES = {
+    what: (b"x-ratelimit-limit-" + what, b"x-ratelimit-remaining-" + what, b"x-ratelimit-reset-" + what)
+    for what in (b"requests", b"tokens")
+}
+
 
 class Bucket:
     """A rate per minute. Amounts are whole requests or tokens."""
 
-    __slots__ = ("_at_ns", "_debt", "limit")
+    __slots__ = ("_at_ns", "_debt", "_limit_text", "limit")
 
     def __init__(self, limit: int) -> None:
         """Starts with a full minute's allowance. `limit` > 0 per minute."""
         self.limit = limit
+        self._limit_text = b"%d" % limit
         self._debt = 0  # in amounts x _MINUTE_NS; drains by `limit` each nanosecond
         self._at_ns = 0
 
@@ -69,12 +75,11 @@ class Bucket:
         return max(0, self.limit - -(-self._debt // _MINUTE_NS))
 
     def headers(self, what: bytes) -> list[tuple[bytes, bytes]]:
+        names = _HEADER_NAMES[what]
         limit, debt = self.limit, self._debt
-        return [
-            (b"x-ratelimit-limit-" + what, b"%d" % limit),
-            (b"x-ratelimit-remaining-" + what, b"%d" % max(0, limit - -(-debt // _MINUTE_NS))),
-            (b"x-ratelimit-reset-" + what, _duration(debt / limit / _NS)),
-        ]
+        left = limit - -(-debt // _MINUTE_NS)
+        reset = _duration(debt / limit / _NS)
+        return [(names[0], self._limit_text), (names[1], b"%d" % left if left > 0 else b"0"), (names[2], reset)]
 
     def full_s(self, now_s: float) -> float:
         """Seconds until the whole allowance is there again."""

@@ -467,9 +467,15 @@ class Target:
             past_s = prior_s + (past_s - prior_s) * exp((self._load_at_s - now_s) / self.policy.decay_s)
         return past_s * (self.in_flight + 1)
 
-    def ttft_s(self, prompt_tokens: int) -> float:
-        """Expected time to first token: peak-EWMA, scaled to the prompt."""
-        return (self._ewma_s or self.policy.prior_ttft_s) * (1.0 + prompt_tokens / self.policy.prompt_unit_tokens)
+    def ttft_s(self, prompt_tokens: int, now_s: float | None = None) -> float:
+        """Expected time to first token: peak-EWMA, scaled to the prompt. With `now_s` a peak fades to the usual time while nobody
+        calls, or a deployment that was slow once among equals would never be tried again."""
+        past_s = self._ewma_s or self.policy.prior_ttft_s
+        if now_s is not None and self.ttfts.total:
+            usual_s = self.ttfts.quantile(0.5)
+            if past_s > usual_s:
+                past_s = usual_s + (past_s - usual_s) * exp((self._load_at_s - now_s) / self.policy.decay_s)
+        return past_s * (1.0 + prompt_tokens / self.policy.prompt_unit_tokens)
 
     def quantile_s(self, q: float, prompt_tokens: int = 0) -> float | None:
         """Quantile of the time to first token (within 5 %), scaled to the prompt; None before enough was seen."""

@@ -7,6 +7,8 @@ no token stands against it.
 
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
 
+from msgspec import structs
+
 from waypost.core.types import NUSD_PER_USD, Price, Usage
 
 _MTOK = 1_000_000
@@ -18,6 +20,8 @@ def cost(usage: Usage, price: Price) -> int | None:
     Cached reads and cache writes have their own price where the card has one, else the input price. More cached than input
     tokens cannot be (`tokens.plausible` says so); here the surplus is charged at its own price and the fresh part is zero.
     """
+    if price.steps:
+        price = at(usage.input_tokens, price)
     cached, written = usage.cached_tokens, usage.cache_write_tokens
     fresh = usage.input_tokens - cached - written
     input_price = price.input_nusd_per_mtok
@@ -46,6 +50,15 @@ def cost(usage: Usage, price: Price) -> int | None:
     return (2 * total + _MTOK) // (2 * _MTOK)
 
 
+def at(input_tokens: int, price: Price) -> Price:
+    """The prices of a request of this length: beyond a step its prices hold for all of the request's tokens."""
+    for step in price.steps:
+        if input_tokens > step.above_tokens:
+            changes = {name: rate for name in step.__struct_fields__[1:] if (rate := getattr(step, name)) is not None}
+            price = structs.replace(price, **changes)
+    return price
+
+
 def expected(prompt_tokens: int, output_tokens: int, price: Price) -> int | None:
     """Cost of a call without any cache read: what a prediction says before the call."""
     return cost(Usage(input_tokens=prompt_tokens, output_tokens=output_tokens), price)
@@ -56,6 +69,8 @@ def worst_case(prompt_tokens: int, max_output_tokens: int, n: int, price: Price)
 
     The prompt is charged once for all `n` choices, as providers do; the cache-write premium counts because the provider decides.
     """
+    if price.steps:
+        price = at(prompt_tokens, price)
     rate, output_rate = price.input_nusd_per_mtok, price.output_nusd_per_mtok
     output = max_output_tokens * n if n > 1 else max_output_tokens
     if (rate is None and prompt_tokens) or (output_rate is None and output):

@@ -5,7 +5,7 @@ happens at the first content delta, because providers may answer 200 and fail af
 nothing of another attempt is ever started. Knows nothing of wire formats, bodies, prices or the caller's dialect.
 
 Three claims before giving up: a leg that is ready; else one probe of a leg whose time out is over; else a forced dispatch to the
-first leg that does not ask for patience. A leg that may be probed keeps its place in the plan for a request's first attempt, or it would
+first leg that does not ask for patience, at the very last to one whose credential was refused. A leg that may be probed keeps its place in the plan for a request's first attempt, or it would
 never come back while others are ready; such a probe gets an *escort*: if it is slow, a ready leg is started beside it.
 
 Sources: hedging after Dean & Barroso, "The Tail at Scale" (2013), and gRPC proposal A6; full jitter after the AWS Architecture
@@ -496,7 +496,7 @@ class Race:
             is_guess = now_s >= target.asked_until_s
             return (_FORCED_HELD, now_s) if is_guess and not self._tried >> index & 1 else None
         if standing is _DEAD:  # the last resort: a 401 may have been about one model, or the key has been mended since
-            return None if self._tried >> index & 1 else (_FORCED_DEAD, now_s)
+            return None if self._tried >> index & 1 or now_s < target.asked_until_s else (_FORCED_DEAD, now_s)
         if self._tried >> index & 1:
             return (_AGAIN, now_s if has_waited else now_s + self._backoff_s()) if standing is _READY else None
         if standing is _OPEN:

@@ -78,7 +78,7 @@ class Decoder:
             return []
         text = bytes(self._line) + chunk[:end] if self._line else chunk[:end]
         self._line = bytearray(chunk[end:])
-        self._after_cr = text.endswith(b"\r")
+        self._after_cr = text.endswith(b"\r") and not self._line  # only the very last byte's partner may still come
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if self._fresh:

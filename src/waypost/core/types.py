@@ -15,7 +15,7 @@ WireName = Literal["openai-chat", "openai-responses", "anthropic-messages", "gem
 UsageSource = Literal["reported", "estimated", "impossible"]
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, omit_defaults=True):
     """Token counts of one attempt. `input_tokens` includes cached reads and writes; `output_tokens` includes reasoning."""
 
     input_tokens: int = 0
@@ -24,6 +24,16 @@ class Usage(Struct, frozen=True):
     output_tokens: int = 0
     reasoning_tokens: int = 0
     source: UsageSource = "reported"
+
+
+class PriceStep(Struct, frozen=True, array_like=True):
+    """Prices of the whole request when its input exceeds `above_tokens`. `None`: as below the step."""
+
+    above_tokens: int
+    input_nusd_per_mtok: int | None = None
+    cached_input_nusd_per_mtok: int | None = None
+    cache_write_nusd_per_mtok: int | None = None
+    output_nusd_per_mtok: int | None = None
 
 
 class Price(Struct, frozen=True):
@@ -35,6 +45,7 @@ class Price(Struct, frozen=True):
     cache_write_nusd_per_mtok: int | None = None
     batch_input_nusd_per_mtok: int | None = None
     batch_output_nusd_per_mtok: int | None = None
+    steps: tuple[PriceStep, ...] = ()  # by rising `above_tokens`
 
 
 class ModelCard(Struct, frozen=True):
@@ -298,7 +309,9 @@ class Prediction(Struct, frozen=True):
 
 class Rejection(Struct, frozen=True):
     deployment: str
-    code: str  # closed set: context_length modality tools json_schema max_price max_cost data_policy not_allowed ignored quality latency parameters unknown_price deprecated
+    # context_length modality tools json_schema parameters max_price max_cost unknown_price data_policy not_allowed ignored quality
+    # latency deprecated
+    code: str
     reason: str
 
 
@@ -377,7 +390,7 @@ class Failure(Struct, frozen=True):
 AttemptOutcome = Literal["ok", "failed", "cancelled", "hedge_lost", "caller_left", "length_cut", "interrupted", "cache"]
 
 
-class Attempt(Struct, frozen=True):
+class Attempt(Struct, frozen=True, omit_defaults=True):
     """One durable row. Times: `at_ms` wall clock at dispatch; `ttft_ms`, `total_ms` from dispatch."""
 
     request_id: str

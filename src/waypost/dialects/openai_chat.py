@@ -24,6 +24,7 @@ MAX_FIELDS = 256
 _LARGE = 2048  # bytes: a smaller body cannot hold so many fields
 TEXT_CHARACTERS = 16 * 1024
 _HEAD_CHARACTERS = 4 * 1024
+_MESSAGE_TOKENS = 4  # role and borders of one message (OpenAI cookbook: 3 to 4)
 _IMAGE_TOKENS = 1600  # upper-leaning: a large image at Anthropic (w x h / 750, capped at 1568 px); most vendors count fewer
 _AUDIO_BYTES_PER_TOKEN = 200  # of base64: mp3 at 16 kbit/s is 2.7 kB/s and 10 tokens/s (OpenAI audio guide)
 _DOCUMENT_BYTES_PER_TOKEN = 20  # of base64: a text-only PDF page is 40 kB and 2,000 tokens, scans have more bytes
@@ -215,6 +216,16 @@ def text_of(call: Call) -> str:
             turns.append(text[-(room - 1) :])
             room -= len(turns[-1]) + 1
     return TURN.join([head, *reversed(turns)] if head else reversed(turns))
+
+
+def prompt_tokens_of(call: Call) -> int:
+    """A closer estimate than `Call.prompt_tokens`, for a bill that no provider reported: the words and the tools, not the JSON around."""
+    if call.modalities:
+        return call.prompt_tokens
+    messages = _messages_of(call.fields["messages"])
+    words = tokens.estimate("\n".join([_text(message) for message in messages]).encode("utf-8", "replace"))
+    tools = sum(tokens.estimate(bytes(call.fields[name])) for name in ("tools", "functions") if name in call.fields)
+    return words + tools + _MESSAGE_TOKENS * len(messages)
 
 
 def patch(call: Call, deployment: Deployment, *, stream: bool) -> Dispatch:

@@ -287,7 +287,8 @@ def reply(body: bytes) -> Reply | Failure:
     if not answer.choices and _is_absent(answer.error):
         flat = failure_in_200(body, phase="end")  # Mistral and DashScope write errors without a wrapper
         return flat if flat.code else Failure(Fault.MALFORMED, "the provider answered 200 without a choice", "end", 200)
-    if any(choice.message is None and choice.delta is None for choice in answer.choices or ()) and _is_absent(answer.error):
+    mute = [choice for choice in answer.choices or () if choice.message is None and choice.delta is None]
+    if any(choice.finish_reason != "content_filter" for choice in mute) and _is_absent(answer.error):
         return Failure(Fault.MALFORMED, "the provider answered 200 with a choice that holds no message", "end", 200)
     deltas = Reader().read(answer)
     failed = next((delta for delta in deltas if isinstance(delta, Failed)), None)

@@ -92,10 +92,7 @@ class Answer:
         conn = self._conn
         if conn is None or not chunk:
             return
-        if self._framing == CHUNKED:
-            data = framed or b"%x\r\n%b\r\n" % (len(chunk), chunk)
-        else:
-            data = self._unchunked(chunk)
+        data = self._unchunked(chunk) if self._framing != CHUNKED else framed or b"%x\r\n%b\r\n" % (len(chunk), chunk)
         if self._head is not None:
             data = self._head + data
             self._head = None

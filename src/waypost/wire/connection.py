@@ -69,6 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         "paused",
         "peer",
         "phase",
+        "put",
         "queue",
         "refusal",
         "scheme",
@@ -98,6 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         self.phase = IDLE
         self.partial_bytes = 0
         self.written = 0
+        self.put = server.outbox.put
         self.flushed = 0
         self.flushed_tick = 0
         self.since_tick = server.tick
@@ -310,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def send(self, data: bytes) -> None:
         self.written += len(data)
-        self.server.outbox.put(self.transport, data)
+        self.put(self.transport, data)
 
     def _dispatch(self, request: Request, answer: Answer) -> None:
         self.answer = answer

@@ -28,6 +28,8 @@ MAX_HEADERS = 256
 JOIN_BYTES = 65536  # larger bodies are written on their own: copying them costs more than a second buffer
 BODYLESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
+_SIZES = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}  # size lines of chunks of a stream
+
 
 class NoSink:
     """Takes the place of a sink that must hear nothing more."""
@@ -200,10 +202,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.drop()  # an idle provider has nothing to say: whatever this is, it is not for the next request
             return
         if self.at_edge:
+            # Exactly one HTTP chunk, size line and line end included: the parser need not see a read that stands between two
+            # chunks, it would come to stand there again. The last chunk (size 0), large ones and extensions are its own business.
             data = bytes(self.space[:nbytes])
-            start = _whole_frame(data)
-            if start:
-                exchange.sink.data(data[start:-2], data)
+            line = data.find(b"\r\n", 1, 10)
+            if line > 0 and _SIZES.get(data[:line]) == nbytes - line - 4 and data.endswith(b"\r\n"):
+                exchange.sink.data(data[line + 2 : -2], data)
                 return
             self.at_edge = False
         problem = ""
@@ -334,22 +338,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
         return not poll.poll(0)
-
-
-def _whole_frame(data: bytes) -> int:
-    """Where the payload of `data` begins if it is exactly one HTTP chunk, size line and line end included; else 0.
-
-    The parser need not see such a read when it stands between two chunks: it would come to stand there again. The last chunk (size 0)
-    and chunk extensions are its own business.
-    """
-    line = data.find(b"\r\n", 1, 10)
-    if line < 1 or data[-2:] != b"\r\n" or not data[:line].isalnum():
-        return 0
-    try:
-        size = int(data[:line], 16)
-    except ValueError:
-        return 0
-    return line + 2 if size > 0 and size == len(data) - line - 4 else 0
 
 
 def _ends_with_frame(data: memoryview, last: bytes) -> bool:
