@@ -41,6 +41,7 @@ Quirk = Literal[
     "no_empty_assistant",
     "no_tool_choice_required",
     "one_system_message",
+    "no_done_marker",
     "hidden_reasoning",
     "reasoning_content_replay",
     "thinking_default_on",

@@ -337,16 +337,16 @@ class Flight:
             return None
         call = self.asked.call
         if not call.stream:
-            return Gather(lane.side.reader())
+            return Gather(lane.side.reader(lane.provider.quirks))
         rate = lane.price
 
         def cost_of(usage: Usage) -> int | None:
             return price.cost(usage, rate)
 
         if lane.wire == call.dialect:
-            return OpenAIPassage(call, cost_of=cost_of)
+            return OpenAIPassage(call, cost_of=cost_of, ends_bare="no_done_marker" in lane.provider.quirks)
         encoder = caller_side(call.dialect).encoder(call, request_id=self.asked.request_id, model=lane.name, cost_of=cost_of)
-        return Translation(lane.side.reader(), encoder)
+        return Translation(lane.side.reader(lane.provider.quirks), encoder)
 
     # --- the answer ----------------------------------------------------------------------------------------------------
 
@@ -563,9 +563,9 @@ class Flight:
             self._apply(self.race.tick(now, run.byte_at_s, run.content_at_s))
 
 
-def refuse(responder: Responder, refused: Refused, dialect: str, request_id: str) -> None:
+def refuse(responder: Responder, refused: Refused, dialect: str, request_id: str, *more: tuple[bytes, bytes]) -> None:
     """The gateway's own no, in the caller's dialect. A retry helps only where a time is given."""
-    headers = [JSON, (b"x-request-id", request_id.encode())]
+    headers = [JSON, (b"x-request-id", request_id.encode()), *more]
     if refused.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(refused.retry_after_s + 0.499))))
     if refused.retry_after_s is None or refused.code == "insufficient_quota":

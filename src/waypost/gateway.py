@@ -231,6 +231,8 @@ class Gateway:
         mode = self.policy.stream_upstream
         if call.stream or mode == "always":
             return True
+        if b'"logprobs"' in call.body:
+            return False  # a gathered answer is written anew and would lose them
         return mode == "auto" and self.generation_s(deployment, call) > self.policy.first_token_s
 
     def today(self) -> str:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from waypost.core.tokens import estimate_output, lower_bound_output, plausible
-from waypost.core.types import Failure, Fault, Leg, Reply, Usage
+from waypost.core.types import Failure, Fault, Leg, Part, Reasoning, Refusal, Reply, Text, ToolCall, Usage
 from waypost.dialects.contract import Passage
 from waypost.dialects.openai_whole import Glance, glance
 from waypost.ports import Exchange, Headers, Loss, Responder
@@ -186,7 +186,7 @@ class Run:
         passage, flight = self.passage, self.flight
         streamed = passage is not None and self.whole is None
         reported = passage.usage if passage is not None and streamed else self.whole_usage
-        events, size = (passage.content_events, passage.content_bytes) if passage is not None and streamed else (0, self.body_bytes)
+        events, size = (passage.content_events, passage.content_bytes) if passage is not None and streamed else (0, 0)
         if passage is not None and streamed and (self.is_cut or not passage.finished):
             return self._partial(reported, estimate_output(events, size))
         if reported is None:
@@ -201,7 +201,16 @@ class Run:
             return reported
         else:
             source = "impossible"
+        if not streamed:
+            size = self._said_bytes()
         return Usage(flight.prompt_estimate, output_tokens=self._capped(estimate_output(events, size)), source=source)
+
+    def _said_bytes(self) -> int:
+        """What a whole answer said, in bytes, for an estimate: its words and its tool calls."""
+        read = self.lane.side.reply(self.reply.body) if isinstance(self.reply, Glance) else self.reply
+        if not isinstance(read, Reply):
+            return 0
+        return sum(_said(part) for choice in read.choices for part in choice.parts)
 
     def _partial(self, reported: Usage | None, output: int) -> Usage:
         """Of an answer that did not end: the prompt as reported where it was (Anthropic says it first), the output as received."""
@@ -336,6 +345,12 @@ class Run:
         if self.exchange is not None:
             self.exchange.cancel()
         self.flight.failed(self, failure)
+
+
+def _said(part: Part) -> int:
+    if isinstance(part, Text | Reasoning | Refusal):
+        return len(part.text.encode("utf-8", "replace"))
+    return len(part.arguments) + len(part.name) if isinstance(part, ToolCall) else 0
 
 
 def _is_event_stream(headers: Headers) -> bool:

@@ -122,11 +122,11 @@ def test_nothing_of_a_broken_event_or_after_it_is_relayed(bad: bytes, fault: Fau
 @pytest.mark.parametrize(
     ("sent", "finished"),
     [
-        ([chunk("a"), chunk("", "stop")], True),
+        ([chunk("a"), chunk("", "stop")], False),
         ([chunk("a"), chunk("", "stop"), b"data: [DONE]"], True),
         ([chunk("a"), b"data: [DONE]\n"], True),
         ([chunk("a"), DONE], True),
-        ([chunk("a"), chunk("", "stop"), b"data: {"], True),
+        ([chunk("a"), chunk("", "stop"), b"data: {"], False),
         ([chunk("a")], False),
         ([chunk("a"), event(choices=[{"index": 1, "delta": {}}]), chunk("", "stop")], False),
         ([b": ping\n\n"], False),
@@ -140,6 +140,14 @@ def test_which_ends_are_ends(sent: list[bytes], finished: bool) -> None:
     assert target.finished is finished
     assert (target.failure is None) is finished
     assert target.tail == (DONE if finished else b"")
+
+
+def test_a_provider_known_to_send_no_done_ends_with_its_finish() -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
+    target = OpenAIPassage(parse(body), cost_of=lambda _: None, ends_bare=True)
+    through(target, chunk("a"), chunk("", "stop"))
+    assert target.finished
+    assert target.tail == DONE
 
 
 def test_cost_is_spliced_into_the_usage_chunk() -> None:

@@ -22,11 +22,12 @@ from waypost.core.types import (
     ToolCall,
     Usage,
 )
+from waypost.dialects.openai_chat_provider import PROVIDER
 from waypost.dialects.openai_reader import Reader, reply
 
 
-def read(*chunks: bytes, eof: bool = True) -> Fold:
-    decoder, reader, folding = Decoder(), Reader(), Fold()
+def read(*chunks: bytes, eof: bool = True, quirks: frozenset[str] = frozenset()) -> Fold:
+    decoder, reader, folding = Decoder(), PROVIDER.reader(quirks), Fold()
     for event in (event for chunk in chunks for event in decoder.feed(chunk)):
         for delta in reader.feed(event):
             folding.add(delta)
@@ -58,8 +59,10 @@ def test_any_split_of_the_stream_is_the_whole_answer(answer: Reply, thoughts: st
     assert reply(whole(answer, thoughts=thoughts)) == answer
 
 
-def test_a_clean_end_after_the_finish_is_complete_without_done() -> None:
-    assert read(chunk({"content": "a"}), chunk({}, "stop")).ended
+def test_a_clean_end_after_the_finish_is_complete_only_of_a_provider_that_sends_no_done() -> None:
+    said = [chunk({"content": "a"}), chunk({}, "stop")]
+    assert not read(*said).ended
+    assert read(*said, quirks=frozenset({"no_done_marker"})).ended
 
 
 @pytest.mark.parametrize("stream", [[], [chunk({"content": "a"})], [chunk({"role": "assistant"})], [b"data: [DONE"]])

@@ -80,7 +80,7 @@ SCRIPTS = [
     Script("malformed-5", "after", "before", {502}),
     Script("clean-cut-5", "after", "whole", {502}),
     Script("cut-last", "after", "before", {502}),
-    Script("no-done", "either", "either", {502}, (CHAT, ANTHROPIC)),
+    Script("no-done", "after", "either", {502}, (CHAT, ANTHROPIC)),
     Script("no-finish", "either", "either", {502}),
     Script("wrong-type", "either", "either", {502}),
     Script("giant-line-10", "either", "either", {502, 504}),  # ten megabytes may also outlast the first-token clock

@@ -72,7 +72,9 @@ class Ingress:
             route, rest = self._find(request.path)
             dialect = route.dialect
             if request.method not in route.methods:
-                raise Refused(405, "method_not_allowed", f"{request.method} is not allowed here; use {' or '.join(route.methods)}.")
+                refused = Refused(405, "method_not_allowed", f"{request.method} is not allowed here; use {' or '.join(route.methods)}.")
+                refuse(responder, refused, dialect, request_id, (b"allow", ", ".join(route.methods).encode()))
+                return
             caller = ANYONE if route.is_open else self._who(request)
             route.endpoint(self, Reached(request_id, caller, started_s, rest), request, responder)
         except Refused as refused:

@@ -5,7 +5,8 @@ happens at the first content delta, because providers may answer 200 and fail af
 nothing of another attempt is ever started. Knows nothing of wire formats, bodies, prices or the caller's dialect.
 
 Three claims before giving up: a leg that is ready; else one probe of a leg whose time out is over; else a forced dispatch to the
-first leg that does not ask for patience, at the very last to one whose credential was refused. A leg that may be probed keeps its place in the plan for a request's first attempt, or it would
+first leg that does not ask for patience, at the very last to one whose credential was refused. A leg that may be probed keeps its
+place in the plan for a request's first attempt, or it would
 never come back while others are ready; such a probe gets an *escort*: if it is slow, a ready leg is started beside it.
 
 Sources: hedging after Dean & Barroso, "The Tail at Scale" (2013), and gRPC proposal A6; full jitter after the AWS Architecture

@@ -448,7 +448,7 @@ class _Provider:
     reply = staticmethod(_reply)
     failure = staticmethod(_http_failure)
 
-    def reader(self) -> StreamReader:
+    def reader(self, quirks: frozenset[str] = frozenset()) -> StreamReader:
         return _Reader()
 
 

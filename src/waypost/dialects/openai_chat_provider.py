@@ -47,8 +47,8 @@ class Provider:
     def dispatch(self, prompt: Prompt, deployment: Deployment, *, stream: bool) -> Dispatch:
         return dispatch(prompt, deployment, stream=stream)
 
-    def reader(self) -> StreamReader:
-        return openai_reader.Reader()
+    def reader(self, quirks: frozenset[str] = frozenset()) -> StreamReader:
+        return openai_reader.Reader(ends_bare="no_done_marker" in quirks)
 
     def reply(self, body: bytes) -> Reply | Failure:
         return openai_reader.reply(body)

@@ -1,8 +1,8 @@
 """OpenAI to OpenAI: a provider's bytes relayed to the caller, and what is seen in them on the way.
 
 Decides what may pass: whole events only, none that is malformed or an error, and none after it. Changes nothing except that the usage
-chunk is withheld from callers who did not ask for it and carries `cost` for those who did, and that a missing [DONE] is added after a
-clean end. Knows no socket: bytes in, bytes out, about 1 us for the common read of one whole event.
+chunk is withheld from callers who did not ask for it and carries `cost` for those who did, and that a missing [DONE] is added for
+a provider known to send none. Knows no socket: bytes in, bytes out, about 1 us for the common read of one whole event.
 """
 
 from typing import Any
@@ -75,6 +75,7 @@ class OpenAIPassage:
         "_clean",
         "_cost_of",
         "_ended",
+        "_ends_bare",
         "_first",
         "_frames",
         "_include_usage",
@@ -89,7 +90,9 @@ class OpenAIPassage:
         "usage",
     )
 
-    def __init__(self, call: Call, *, cost_of: CostOf) -> None:
+    def __init__(self, call: Call, *, cost_of: CostOf, ends_bare: bool = False) -> None:
+        """`ends_bare` as in `openai_reader.Reader`."""
+        self._ends_bare = ends_bare
         self.content_events = 0
         self.content_bytes = 0
         self.finished = False
@@ -135,7 +138,7 @@ class OpenAIPassage:
             return out
         if self._frames.rest.strip().replace(b" ", b"").startswith(b"data:[DONE]"):
             return out + self._done(DONE)  # the marker is there, only its blank line is not
-        if self._seen and self._seen == self._ended:
+        if self._ends_bare and self._seen and self._seen == self._ended:
             return out + self._done(DONE)
         self._clean = False
         phase = "end" if self.content_events else "first_token"

@@ -2,7 +2,8 @@
 
 Decides what the many servers mean that speak it: `reasoning` or `reasoning_content`, Mistral's thinking parts, usage inside a choice,
 tool calls without ids, errors inside a 200. A whole answer is read as the deltas it would have been streamed as, so both ways fold to
-the same Reply. Knows no transport and no caller. Terminal marker: [DONE], or a clean end after every choice seen has finished.
+the same Reply. Knows no transport and no caller. Terminal marker: [DONE]; of
+a provider known to send none (quirk), a clean end after every choice has finished.
 """
 
 from typing import Any, Literal
@@ -151,9 +152,11 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class Reader:
     """StreamReader of `openai-chat`. Mutable; one per attempt."""
 
-    __slots__ = ("_begun", "_content", "_finished", "_id", "_over", "_positions", "_seen")
+    __slots__ = ("_begun", "_content", "_ends_bare", "_finished", "_id", "_over", "_positions", "_seen")
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_bare: bool = False) -> None:
+        """`ends_bare`: the provider is known to send no [DONE] (quirk `no_done_marker`): a finish and a clean end are enough."""
+        self._ends_bare = ends_bare
         self._begun = False
         self._content = False  # some generated text was seen: failures are then of the phase "stream"
         self._over = False
@@ -178,7 +181,7 @@ class Reader:
     def eof(self) -> list[Delta]:
         if self._over:
             return []
-        if self._seen and self._seen == self._finished:
+        if self._ends_bare and self._seen and self._seen == self._finished:
             self._over = True
             return [Ended()]
         return self._fail(
