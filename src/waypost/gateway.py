@@ -363,6 +363,7 @@ class _Places(dict[str, Place]):
 def judged(call: Call, *, is_free: bool) -> Need:
     """The demand of a call. Where there is nothing to choose nobody reads the text."""
     if is_free:
+        call.prompt_tokens = openai_chat.prompt_tokens_of(call)  # rules and windows look at it, so count the words, not the JSON
         return need_of(call, openai_chat.text_of(call))
     facts = (("tools", call.tools > 0), (call.format_kind, call.format_kind != "text"), ("reasoning", call.reasoning))
     capabilities = call.modalities | {name for name, holds in facts if holds}

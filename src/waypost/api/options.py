@@ -82,9 +82,13 @@ _provider = msgspec.json.Decoder(_Provider)
 
 def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[str, Raw]) -> Options:
     """Raises Refused (400) naming the option. The common request has none of them and costs one scan of its headers."""
+    if not fields:
+        for name, _ in headers:
+            if name.startswith(PREFIX):
+                break
+        else:
+            return _NONE
     own = {name[10:]: value for name, value in headers if name.startswith(PREFIX)}
-    if not own and not fields:
-        return _NONE
     body, provider = _given(fields, "waypost"), _given(fields, "provider")
     if not own and body is None and provider is None:
         return _NONE

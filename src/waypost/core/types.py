@@ -230,7 +230,7 @@ _fields_of = JsonDecoder(dict[str, Raw]).decode
 class Call(Struct):
     """The parsed request. `body` keeps it as sent; `fields` gives every top-level field as sent, read when somebody asks.
 
-    Never changed after it was made, but for that reading.
+    Never changed after it was made, but for that reading and for a closer count of its prompt.
     """
 
     dialect: WireName
