@@ -21,6 +21,7 @@ LAYERS = {
     "wire": 4,
     "gateway": 4,
     "flight": 4,
+    "lane": 4,
     "relay": 4,
     "jobs": 4,
     "api": 5,
@@ -30,7 +31,7 @@ LAYERS = {
     "__main__": 8,
 }
 SIBLINGS = {("adapters", "wire"), ("adapters", "shell"), ("wire", "shell"), ("dialects", "catalog")}
-SHELL = {"gateway", "flight", "relay", "jobs"}
+SHELL = {"gateway", "flight", "lane", "relay", "jobs"}
 CORE_MAY_NOT = {"asyncio", "time", "random", "logging", "os", "pathlib", "socket", "threading", "datetime", "secrets", "io"}
 PURE_MAY_NOT = {"asyncio", "socket", "threading", "logging", "random"}
 

@@ -34,6 +34,7 @@ from waypost.world import World
 
 log = logging.getLogger("waypost")
 T = TypeVar("T")
+CUT_FLUSH_S = 0.1  # for the last words to those whose answer is cut
 
 
 class App:
@@ -102,11 +103,15 @@ class App:
         """Drain for at most `drain_s`, then close. True when nothing was cut."""
         self.handler.is_draining = True
         whole = True
+        if self.server is not None and drain_s:
+            whole = await self.server.drain(drain_s)
+        if self.gateway.flights:
+            whole = False
+            for flight in list(self.gateway.flights):
+                flight.cut()
+            await asyncio.sleep(CUT_FLUSH_S)
         if self.server is not None:
-            whole = await self.server.drain(drain_s) if drain_s else False
             await self.server.close()
-        for flight in list(self.gateway.flights):
-            flight.caller_left()
         self.gateway.close()
         await self.client.close()
         self.journal.close()
@@ -167,7 +172,7 @@ class App:
             "/models": models,
             "/": Route(("GET", "HEAD"), operations.root, is_open=True),
             "/livez": Route(("GET", "HEAD"), operations.livez, is_open=True),
-            "/readyz": Route(("GET", "HEAD"), operations.readyz, is_open=True),
+            "/readyz": Route(("GET", "HEAD"), partial(operations.readyz, lambda: self.journal.status().failing), is_open=True),
             "/metrics": Route(("GET", "HEAD"), partial(operations.metrics, self.telemetry), is_open=True),
         }
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from waypost import config as cf
-from waypost.core.types import ProviderCard
+from waypost.core.types import Failure, ProviderCard
 
 _USUAL_AUTH = {"anthropic-messages": "x-api-key", "gemini": "x-goog-api-key"}
 
@@ -21,6 +21,19 @@ class Endpoint(Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...]  # content type, credential, configured extras
     credential: str  # opaque name of the credential in the health memory, never the secret
     max_in_flight: int | None = None
+    secret: str = ""
+
+    def redact(self, failure: Failure) -> Failure:
+        """Providers quote keys, and not every key looks like one: ours goes on to no caller, log or row."""
+        secret = self.secret
+        if not secret or not any(secret in text for text in (failure.message, failure.code, failure.param) if text):
+            return failure
+        return msgspec.structs.replace(
+            failure,
+            message=failure.message.replace(secret, "[redacted]"),
+            code=failure.code and failure.code.replace(secret, "[redacted]"),
+            param=failure.param and failure.param.replace(secret, "[redacted]"),
+        )
 
 
 def overlay(name: str, entry: cf.Provider, known: ProviderCard | None) -> ProviderCard:
@@ -77,4 +90,6 @@ def endpoint(card: ProviderCard, secret: str, entry: cf.Provider) -> Endpoint:
         headers[name.encode()] = value.encode()
     headers |= {name.lower().encode(): value.encode() for name, value in card.headers}  # what the user wrote wins
     sign = hashlib.sha256(f"{card.name}:{secret}".encode()).hexdigest()[:8] if secret else "none"
-    return Endpoint(f"{scheme}://{host}", (slash + path).rstrip("/"), tuple(headers.items()), f"{card.name}:{sign}", entry.max_in_flight)
+    return Endpoint(
+        f"{scheme}://{host}", (slash + path).rstrip("/"), tuple(headers.items()), f"{card.name}:{sign}", entry.max_in_flight, secret
+    )

@@ -8,17 +8,16 @@ clean error, or the caller's leaving. An answer that only we hold yet (the calle
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
 
 from waypost.core import price, sse
 from waypost.core.admit import Account, Hold
 from waypost.core.faults import FAULTS, Refused
 from waypost.core.fold import fold, unfold
-from waypost.core.race import Action, Cancel, Commit, GiveUp, Place, Race, RetryPolicy
+from waypost.core.race import Action, Cancel, Commit, GiveUp, Race
 from waypost.core.race import Dispatch as Start
 from waypost.core.replay import header_json
 from waypost.core.reuse import Entry, ExactCache
@@ -28,6 +27,7 @@ from waypost.core.types import (
     Decision,
     Delta,
     Failure,
+    Fault,
     Leg,
     Outcome,
     Plan,
@@ -38,14 +38,15 @@ from waypost.core.types import (
 from waypost.dialects import caller_side, openai_chat, provider_side
 from waypost.dialects.contract import Dispatch, Passage
 from waypost.dialects.openai_passage import OpenAIPassage
-from waypost.dialects.openai_whole import Glance, priced
+from waypost.dialects.openai_whole import Glance, priced, told
 from waypost.dialects.passage import Gather, Translation
+from waypost.lane import Asked, Lane, Policy
 from waypost.ports import Responder, UpstreamRequest
 from waypost.relay import Run
 from waypost.world import World
 
 if TYPE_CHECKING:
-    from waypost.gateway import Asked, Gateway, Lane
+    from waypost.gateway import Gateway
 
 log = logging.getLogger("waypost")
 now_s = time.monotonic
@@ -56,19 +57,6 @@ UNBUFFERED = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _BYPASS, _MISS = (b"x-waypost-cache", b"bypass"), (b"x-waypost-cache", b"miss")
 NEAR_S = 0.5  # a clock nearer than this rings by a timer of its own
 REMEMBERED_BYTES = 1024 * 1024  # of a streamed answer, for the exact cache
-
-
-class Policy(Struct, frozen=True):
-    """The configuration as the hot path reads it: seconds, and one table of places."""
-
-    connect_s: float
-    first_token_s: float
-    patient_first_token_s: float
-    idle_s: float
-    total_s: float
-    stream_upstream: Literal["auto", "always", "never"]
-    retry: RetryPolicy
-    places: Mapping[str, Place]  # by deployment name
 
 
 class Flight:
@@ -89,14 +77,14 @@ class Flight:
             "done",
             "dropped",
         ),
-        *("gateway", "hold", "is_paused", "lanes", "plan", "policy", "prompt", "prompt_tokens", "race", "responder", "runs", "started"),
-        *("timer", "winner", "world"),
+        *("gateway", "hold", "is_paused", "is_stopping", "lanes", "plan", "policy", "prompt", "prompt_tokens", "race", "responder", "runs"),
+        *("safe_events", "started", "timer", "winner", "world"),
     )
 
     def __init__(
         self,
         gateway: "Gateway",
-        asked: "Asked",
+        asked: Asked,
         plan: Plan,
         decision: Decision | None,
         responder: Responder,
@@ -121,13 +109,14 @@ class Flight:
         self.prompt: Prompt | None = None
         self.prompt_tokens = call.prompt_tokens
         self.ceiling_tokens = None if call.max_output_tokens is None else call.max_output_tokens * call.n
+        self.safe_events = 1 << 60 if self.ceiling_tokens is None else self.ceiling_tokens
         self.attempts: list[Attempt] = []
         self.base = 0  # attempts of earlier races of this request
         self.runs: list[Run] = []
         self.winner: Run | None = None
         self.dispatched_s = 0.0
         self.dropped = asked.dropped
-        self.done = self.started = self.is_paused = False
+        self.done = self.started = self.is_paused = self.is_stopping = False
         self.timer: asyncio.TimerHandle | None = None
         self.race = self._new_race(plan)
 
@@ -150,7 +139,11 @@ class Flight:
         responder.on_close = self.caller_left
         responder.on_pause = self._pause
         responder.on_resume = self._resume
-        self._apply(self.race.begin(now_s()))
+        self._begin()
+
+    def _begin(self) -> None:
+        now = now_s()
+        self._apply(self.race.begin(now), now)
 
     @property
     def decision(self) -> Decision:
@@ -161,11 +154,14 @@ class Flight:
     # --- what runs tell ------------------------------------------------------------------------------------------------
 
     def content(self, run: Run) -> None:
-        self._apply(self.race.content(run.number - self.base, now_s()))
+        now = now_s()
+        self._apply(self.race.content(run.number - self.base, now), now)
 
     def finished(self, run: Run) -> None:
         usage = run.usage()
-        self._apply(self.race.complete(run.number - self.base, now_s(), usage.output_tokens))
+        now = now_s()
+        is_whole = run.whole is not None
+        self._apply(self.race.complete(run.number - self.base, now, usage.output_tokens, is_whole=is_whole), now)
         if self.done or run is not self.winner:
             return
         cost = self._settle(run, "length_cut" if run.is_cut else "ok", usage)
@@ -174,7 +170,8 @@ class Flight:
 
     def failed(self, run: Run, failure: Failure) -> None:
         self._settle(run, "failed", self._billed(run, failure), failure)
-        self._apply(self.race.failed(run.number - self.base, failure, now_s()))
+        now = now_s()
+        self._apply(self.race.failed(run.number - self.base, failure, now), now)
 
     def received(self, run: Run) -> None:
         """A live stream has delivered more: the bill should this process die now."""
@@ -183,8 +180,28 @@ class Flight:
 
     def caller_left(self) -> None:
         if not self.done:
-            self._apply(self.race.caller_left(now_s()))
+            now = now_s()
+            self._apply(self.race.caller_left(now), now)
             self._end(499)
+
+    def cut(self) -> None:
+        """The gateway stops and this answer outlasted the drain: say so, rather than leave the caller with half of one."""
+        if self.done:
+            return
+        self.is_stopping = True
+        now = now_s()
+        self._apply(self.race.caller_left(now), now)
+        side, request_id = caller_side(self.asked.call.dialect), self.asked.request_id
+        if self.started:
+            self.responder.finish(
+                side.error_event(Failure(Fault.CANCELLED, "the gateway stops", code="gateway_stopping"), request_id=request_id)
+            )
+        else:
+            message = "The gateway is stopping. Try again."
+            refuse(
+                self.responder, Refused(503, "gateway_stopping", message, error_type="server", retry_after_s=1.0), self.dialect, request_id
+            )
+        self._end(503, "gateway_stopping")
 
     def _pause(self) -> None:
         self.is_paused = True
@@ -200,7 +217,7 @@ class Flight:
 
     # --- what the race says --------------------------------------------------------------------------------------------
 
-    def _apply(self, actions: Sequence[Action]) -> None:
+    def _apply(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
             kind = action.__class__
             if kind is Commit:
@@ -212,7 +229,7 @@ class Flight:
             elif kind is GiveUp:
                 self._give_up(action)  # type: ignore[arg-type]
         wake_at_s = self.race.wake_at_s
-        if wake_at_s is not None and wake_at_s < now_s() + NEAR_S:
+        if wake_at_s is not None and wake_at_s < now + NEAR_S:
             if self.timer is not None:
                 self.timer.cancel()
                 self.timer = None
@@ -228,12 +245,16 @@ class Flight:
             run.committed = True
 
     def _cancel(self, action: Cancel) -> None:
-        run = self.runs[action.n + self.base - 1]
+        place = action.n + self.base - 1
+        if place == len(self.runs):
+            return  # it never left us: there is nothing to close and nothing to bill
+        run = self.runs[place]
         run.stop()
         if action.failure is not None:
             self._settle(run, "failed", self._billed(run, action.failure), action.failure)
         else:
-            outcome: AttemptOutcome = "caller_left" if action.why == "caller_left" else "hedge_lost"
+            left: AttemptOutcome = "cancelled" if self.is_stopping else "caller_left"
+            outcome = left if action.why == "caller_left" else "hedge_lost"
             self._settle(run, outcome, self._billed(run, None))
 
     def _give_up(self, action: GiveUp) -> None:
@@ -245,7 +266,8 @@ class Flight:
             self.responder.finish(caller_side(self.asked.call.dialect).error_event(failure, request_id=self.asked.request_id))
         else:
             headers = self._headers(self.runs[-1] if self.runs else None, JSON, None)
-            headers.append((b"x-should-retry", b"false"))
+            if self.runs:  # our own retries are spent; where none was made, the caller's may help
+                headers.append((b"x-should-retry", b"false"))
             if failure.retry_after_s is not None:
                 headers.append((b"retry-after", b"%d" % max(1, round(failure.retry_after_s + 0.499))))
             self.responder.answer(status, headers, body)
@@ -261,24 +283,23 @@ class Flight:
         self.base = len(self.runs)
         self.winner = None
         self.race = self._new_race(Plan(legs, self.plan.total_s, left))
-        self._apply(self.race.begin(now_s()))
+        self._begin()
         return True
 
     def _dispatch(self, n: int, leg: Leg) -> None:
         call, gateway = self.asked.call, self.gateway
         lane = self.lanes[leg.deployment]
-        stream = gateway.streams_upstream(lane.deployment, call)
+        stream = lane.streams(call, self.policy)
         try:
             sending = self._sending(lane, stream=stream)
         except Refused as refused:
             self._refuse(refused)
             return
-        run = Run(self, n, leg, lane, self._passage(lane, stream=stream), self.asked.at_ms)
+        now = now_s()
+        late_ms = 0 if n == 1 else int((now - self.asked.started_s) * 1000)
+        run = Run(self, n, leg, lane, self._passage(lane, stream=stream), now, self.asked.at_ms + late_ms, sending.dropped)
         if self.cache is not None and call.stream:
             run.copy = []
-        if sending.dropped:
-            run.dropped = sending.dropped
-        self.runs.append(run)
         worst_nusd = lane.worst_case(call) if self.hold is None or n > 1 else self.hold.nusd
         if n == 1:
             self.dispatched_s = run.started_s
@@ -291,6 +312,7 @@ class Flight:
             message = "The ledger cannot be written, and nothing is served that cannot be accounted for. Try again later."
             self._refuse(Refused(503, "ledger_unavailable", message, error_type="server", retry_after_s=5.0))
             return
+        self.runs.append(run)
         endpoint, card = lane.endpoint, lane.provider
         run.exchange = gateway.upstream.send(
             UpstreamRequest(
@@ -311,7 +333,7 @@ class Flight:
         if self.account is None or self.hold is None:
             return True
         spent = sum(a.cost_nusd or 0 for a in self.attempts)
-        live = len(self.runs) - len(self.attempts)
+        live = len(self.runs) - len(self.attempts) + 1
         if worst_nusd is None:
             return True  # unknown prices were refused at admission where there is a budget
         missing = spent + live * worst_nusd - self.hold.nusd
@@ -319,11 +341,12 @@ class Flight:
 
     def _refuse(self, refused: Refused) -> None:
         """The line broke on our side after the race began: whatever is in flight is stopped."""
-        self._apply(self.race.caller_left(now_s()))
+        now = now_s()
+        self._apply(self.race.caller_left(now), now)
         refuse(self.responder, refused, self.asked.call.dialect, self.asked.request_id)
         self._end(refused.status, refused.code)
 
-    def _sending(self, lane: "Lane", *, stream: bool) -> Dispatch:
+    def _sending(self, lane: Lane, *, stream: bool) -> Dispatch:
         """The request for one provider: the caller's own bytes in the caller's dialect, else the prompt written anew."""
         call = self.asked.call
         if lane.wire == call.dialect:
@@ -332,7 +355,7 @@ class Flight:
             self.prompt = caller_side(call.dialect).prompt(call)
         return lane.side.dispatch(self.prompt, lane.deployment, stream=stream)
 
-    def _passage(self, lane: "Lane", *, stream: bool) -> Passage | None:
+    def _passage(self, lane: Lane, *, stream: bool) -> Passage | None:
         if not stream:
             return None
         call = self.asked.call
@@ -355,17 +378,20 @@ class Flight:
         call = self.asked.call
         passage = run.passage if run.whole is None else None
         seen = run.reply
+        is_reported = self.attempts[-1].usage.source == "reported"
         if isinstance(passage, Gather):
             seen = passage.reply
         if call.stream:
             tail = run.ending or (passage.tail if passage is not None else b"")
             if isinstance(seen, Reply):  # a whole answer although a stream was asked for: told as a stream
                 tail = self._as_stream(unfold(seen), run.lane.name)
+            elif isinstance(passage, OpenAIPassage) and not is_reported and not run.is_cut:
+                tail = passage.tail_with(self.attempts[-1].usage)
             self.responder.finish(tail)
             self._remember_stream(run, tail)
             return
         if isinstance(seen, Glance):
-            body = priced(seen, cost_nusd)
+            body = priced(seen, cost_nusd) if is_reported else told(seen, self.attempts[-1].usage, cost_nusd)
         else:
             assert seen is not None, "a whole answer of another dialect has been read"
             billed = msgspec.structs.replace(seen, usage=self.attempts[-1].usage)
@@ -405,6 +431,9 @@ class Flight:
         age_s = int(now_s() - entry.at_s)
         headers = [(b"x-request-id", asked.request_id.encode()), (b"x-waypost-model", entry.model.encode()), (b"x-waypost-attempts", b"0")]
         headers += [(b"x-waypost-cache", b"exact; age=%d" % age_s), (b"x-waypost-cost-usd", b"0")]
+        headers.append((b"x-waypost-overhead-ms", b"%.3f" % ((now_s() - asked.started_s) * 1000)))
+        if asked.explain:
+            headers.append((b"x-waypost-explain", header_json(self.decision)))
         row = Attempt(
             request_id=asked.request_id,
             attempt=0,
@@ -470,6 +499,8 @@ class Flight:
         by the table of faults, may have; nothing when it was refused."""
         if run.events or (run.passage is not None and run.passage.usage is not None):
             return run.usage()
+        if failure is not None and FAULTS[failure.fault].bill == "none":
+            return Usage(source="estimated")  # refused, be it within a 200
         may = failure is not None and FAULTS[failure.fault].bill == "estimate" and failure.phase != "connect"
         return Usage(self.prompt_estimate, source="estimated") if may or run.status == 200 else Usage(source="estimated")
 
@@ -556,11 +587,11 @@ class Flight:
             return
         now, run = now_s(), self.winner
         if run is None:
-            self._apply(self.race.tick(now))
+            self._apply(self.race.tick(now), now)
         elif self.is_paused:
-            self._apply(self.race.tick(now, now, now))
+            self._apply(self.race.tick(now, now, now), now)
         else:
-            self._apply(self.race.tick(now, run.byte_at_s, run.content_at_s))
+            self._apply(self.race.tick(now, run.byte_at_s, run.content_at_s), now)
 
 
 def refuse(responder: Responder, refused: Refused, dialect: str, request_id: str, *more: tuple[bytes, bytes]) -> None:

@@ -11,82 +11,25 @@ import time
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
 
-from waypost.core import price
 from waypost.core.admit import Account, Budget, Hold
 from waypost.core.classify import expected_output, need_of
-from waypost.core.health import Health, HealthPolicy, Standing, Target
-from waypost.core.race import Place, RetryPolicy
+from waypost.core.health import Health, HealthPolicy, Standing
+from waypost.core.race import RetryPolicy
 from waypost.core.replay import keep
 from waypost.core.reuse import ExactCache, key_of
 from waypost.core.route import Ask, Candidate, Route, Wish, decide
-from waypost.core.types import UNBOUND, Bounds, Call, Decision, Deployment, Leg, Need, Outcome, Plan
-from waypost.dialects import openai_chat, provider_side
-from waypost.flight import Flight, Policy
+from waypost.core.types import UNBOUND, Bounds, Call, Decision, Deployment, Need, Outcome, Plan
+from waypost.dialects import openai_chat
+from waypost.flight import Flight
+from waypost.lane import Asked, Lane, Lanes, Places, Policy
 from waypost.ports import Journal, Responder, Upstream
-from waypost.world import Caller, Endpoint, World
+from waypost.world import Caller, World
 
 now_s = time.monotonic
 
-UNMEASURED_TOKENS_PER_S = 50.0  # a common pace of hosted models (their published medians lie between 40 and 150)
-WORST_OUTPUT_TOKENS = 4096  # where neither the caller nor the card sets a ceiling
-
-
 PINS = 10_000  # names of models that callers sent, remembered
 SWEEP_S = 0.25  # resolution of clocks that are far away; near ones get a timer of their own
-
-
-class Lane:
-    """What every attempt at one deployment needs, looked up once per configuration."""
-
-    __slots__ = (
-        "deployment",
-        "endpoint",
-        "model_header",
-        "name",
-        "output_tokens",
-        "plans",
-        "price",
-        "provider",
-        "side",
-        "target",
-        "window_tokens",
-        "wire",
-    )
-
-    def __init__(self, deployment: Deployment, endpoint: Endpoint, target: Target) -> None:
-        self.deployment = deployment
-        self.name = deployment.name
-        self.endpoint = endpoint
-        self.target = target
-        self.price = deployment.model.price
-        self.provider = deployment.provider
-        self.wire = deployment.provider.wire
-        self.side = provider_side(self.wire)
-        self.window_tokens = deployment.model.context_tokens or 1 << 60
-        self.model_header = (b"x-waypost-model", self.name.encode())
-        self.plans: dict[int, Plan] = {}
-        self.output_tokens = deployment.model.max_output_tokens or WORST_OUTPUT_TOKENS
-
-    def worst_case(self, call: Call) -> int | None:
-        """Nano-dollars that one attempt may cost at most; None: the price is unknown."""
-        return price.worst_case(call.prompt_tokens, call.max_output_tokens or self.output_tokens, call.n, self.price)
-
-
-class Asked(Struct):
-    """One request as it enters the line."""
-
-    request_id: str
-    call: Call
-    caller: Caller
-    bounds: Bounds
-    segment: str
-    cache: str  # "" as configured | off | exact | refresh
-    explain: str  # "" | header | only
-    dropped: tuple[str, ...]
-    started_s: float
-    at_ms: int
 
 
 class Gateway:
@@ -173,7 +116,7 @@ class Gateway:
         key = -1 if call.stream else call.max_output_tokens or 0
         plan = lane.plans.get(key)
         if plan is None:
-            plan = lane.plans[key] = Plan((self._leg(lane.deployment, call),), self.policy.total_s, self.policy.retry.attempts)
+            plan = lane.plans[key] = Plan((lane.leg(call, self.policy),), self.policy.total_s, self.policy.retry.attempts)
         return plan
 
     def decision_of(self, asked: Asked) -> Decision:
@@ -189,7 +132,7 @@ class Gateway:
         ask = ask_of(call, need, asked.bounds, segment=asked.segment, today=self.today())
         chosen, decision = decide(wish, ask, candidates, route=route, draw=self.random(), config=self.world.fingerprint)
         decision = keep(wish, ask, candidates, decision)
-        legs = tuple([self._leg(c.deployment, call) for c in chosen])
+        legs = tuple([self.lanes[c.deployment.name].leg(call, self.policy) for c in chosen])
         return Plan(legs, self.policy.total_s, self.policy.retry.attempts), decision
 
     def _candidate(self, deployment: Deployment, group: int, need: Need, now: float) -> Candidate:
@@ -207,34 +150,6 @@ class Gateway:
             group=group,
         )
 
-    def _leg(self, deployment: Deployment, call: Call) -> Leg:
-        """The clocks of one attempt. A whole answer must come within the first-token clock and the time its tokens take."""
-        policy = self.policy
-        first_s = policy.patient_first_token_s if self._thinks(deployment, call) else policy.first_token_s
-        if not self.streams_upstream(deployment, call):
-            first_s += self.generation_s(deployment, call)
-        return Leg(deployment.name, policy.connect_s, first_s, policy.idle_s)
-
-    def _thinks(self, deployment: Deployment, call: Call) -> bool:
-        """Whether thoughts that are not streamed may come before the first token (OpenAI's reasoning models on chat completions)."""
-        if "reasoning" not in deployment.model.capabilities:
-            return False
-        return call.reasoning or "hidden_reasoning" in deployment.provider.quirks
-
-    def generation_s(self, deployment: Deployment, call: Call) -> float:
-        """How long the answer may take to generate: up to its ceiling, at the pace this deployment was seen to have."""
-        pace = self.lanes[deployment.name].target.tokens_per_s or UNMEASURED_TOKENS_PER_S
-        return (call.max_output_tokens or deployment.model.max_output_tokens or WORST_OUTPUT_TOKENS) / pace
-
-    def streams_upstream(self, deployment: Deployment, call: Call) -> bool:
-        """Law 11: a caller who does not stream is still guarded by the clocks of a stream when the answer may outlast them."""
-        mode = self.policy.stream_upstream
-        if call.stream or mode == "always":
-            return True
-        if b'"logprobs"' in call.body:
-            return False  # a gathered answer is written anew and would lose them
-        return mode == "auto" and self.generation_s(deployment, call) > self.policy.first_token_s
-
     def today(self) -> str:
         return time.strftime("%Y-%m-%d", time.gmtime())
 
@@ -248,9 +163,12 @@ class Gateway:
         for leg in plan.legs:
             lane = self.lanes[leg.deployment]
             cost = lane.worst_case(call)
-            worst = None if cost is None or worst is None else max(worst, cost)
-            if not call.max_output_tokens:
-                most_output = max(most_output, min(lane.deployment.model.max_output_tokens or WORST_OUTPUT_TOKENS, WORST_OUTPUT_TOKENS))
+            if cost is None or worst is None:
+                worst = None
+            elif cost > worst:
+                worst = cost
+            if not call.max_output_tokens and lane.held_tokens > most_output:
+                most_output = lane.held_tokens
         return account.admit(call.prompt_tokens + most_output * call.n, worst, now_s=asked.started_s, wall_ms=asked.at_ms)
 
     def _account(self, caller: Caller, wall_ms: int) -> Account | None:
@@ -297,7 +215,7 @@ class Gateway:
         t, r = config.timeouts, config.retries
         old = getattr(self, "world", None)
         self.world = world
-        self.lanes = _Lanes(world, self.health)
+        self.lanes = Lanes(world, self.health)
         self._pins: dict[tuple[str, str], Lane | None] = {}
         self.policy = Policy(
             connect_s=t.connect_ms / 1000,
@@ -313,7 +231,7 @@ class Gateway:
                 hedge_quantile=r.hedge.quantile,
                 hedge_share=r.hedge.max_share,
             ),
-            places=_Places(self.lanes),
+            places=Places(self.lanes),
         )
         exact = config.cache.exact
         if old is None or old.config.cache.exact != exact:
@@ -325,39 +243,6 @@ class Gateway:
         for name, card in world.providers.items():
             if card.prewarm:
                 self.upstream.warm(world.endpoints[name].origin, connections=card.prewarm, http2=card.http2)
-
-
-class _Lanes(dict[str, Lane]):
-    """Lanes by deployment name, made on first use."""
-
-    def __init__(self, world: World, health: Health) -> None:
-        super().__init__()
-        self._world = world
-        self._health = health
-
-    def __missing__(self, name: str) -> Lane:
-        deployment = self._world.deployment(name)
-        assert deployment is not None, "a plan names only deployments of its world"
-        endpoint = self._world.endpoints[deployment.provider.name]
-        target = self._health.target(name, endpoint.credential)
-        if endpoint.max_in_flight is not None:
-            target.bind(endpoint.max_in_flight)
-        lane = self[name] = Lane(deployment, endpoint, target)
-        return lane
-
-
-class _Places(dict[str, Place]):
-    """What a race must know of a deployment, by its name."""
-
-    def __init__(self, lanes: _Lanes) -> None:
-        super().__init__()
-        self._lanes = lanes
-
-    def __missing__(self, name: str) -> Place:
-        lane = self._lanes[name]
-        card = lane.deployment
-        place = self[name] = Place(lane.endpoint.credential, card.failure_domain, card.model.context_tokens)
-        return place
 
 
 def judged(call: Call, *, is_free: bool) -> Need:

@@ -7,16 +7,16 @@ asks the race. Only what a provider sends past the caller's own ceiling is cut h
 """
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from waypost.core.tokens import estimate_output, lower_bound_output, plausible
 from waypost.core.types import Failure, Fault, Leg, Part, Reasoning, Refusal, Reply, Text, ToolCall, Usage
 from waypost.dialects.contract import Passage
 from waypost.dialects.openai_whole import Glance, glance
+from waypost.lane import Lane
 from waypost.ports import Exchange, Headers, Loss, Responder
-
-if TYPE_CHECKING:
-    from waypost.gateway import Lane
 
 now_s = time.monotonic
 
@@ -32,12 +32,13 @@ _PHASES = {"dns": "connect", "refused": "connect", "connect_timeout": "connect",
 
 
 class Flight(Protocol):
-    """What a Run tells, on the event loop: `content` at most once, then one of `finished` and `failed`."""
+    """What a Run tells, on the event loop: `content` of a stream at most once, then one of `finished` and `failed`."""
 
     responder: Responder
     dialect: str
     prompt_tokens: int
     ceiling_tokens: int | None  # most tokens the caller asked for, over all choices
+    safe_events: int  # so many are looked at singly only now and then
 
     @property
     def prompt_estimate(self) -> int: ...
@@ -48,40 +49,36 @@ class Flight(Protocol):
     def received(self, run: "Run") -> None: ...
 
 
-class Run:
+class Run(Struct, eq=False):
     """One attempt. `passage` is None when a whole answer was asked for; `whole` gathers whatever is not the expected stream."""
 
-    __slots__ = (
-        *("body_bytes", "byte_at_s", "committed", "content_at_s", "dropped", "ending", "events", "exchange", "flight"),
-        *("copied_bytes", "copy", "headers", "is_cut", "safe_events"),
-        *("held", "held_bytes", "leg", "number", "lane", "over", "passage", "reply", "started_s", "status", "ttft_s", "wall_ms"),
-        *("whole", "whole_usage"),
-    )
-
-    def __init__(self, flight: Flight, number: int, leg: Leg, lane: "Lane", passage: Passage | None, wall_ms: int) -> None:
-        self.flight = flight
-        self.number = number
-        self.leg = leg
-        self.lane = lane
-        self.passage = passage
-        self.wall_ms = wall_ms
-        self.whole: list[bytes] | None = None
-        self.whole_usage: Usage | None = None
-        self.reply: Reply | Glance | None = None  # a whole answer, as far as it had to be understood
-        self.exchange: Exchange | None = None
-        self.started_s = self.byte_at_s = self.content_at_s = now_s()
-        self.ttft_s: float | None = None
-        self.status = 0
-        self.headers: Headers = []
-        self.held: list[bytes] = []
-        self.held_bytes = self.body_bytes = self.events = 0
-        self.committed = self.over = self.is_cut = False
-        self.copy: list[bytes] | None = None  # of what went to the caller, for the cache
-        self.copied_bytes = 0
-        self.ending = b""  # of a stream that we ended ourselves
-        self.dropped: tuple[str, ...] = ()
-        ceiling = flight.ceiling_tokens
-        self.safe_events = 1 << 60 if ceiling is None else ceiling  # so many are looked at singly only now and then
+    flight: Flight
+    number: int
+    leg: Leg
+    lane: Lane
+    passage: Passage | None
+    started_s: float
+    wall_ms: int
+    dropped: tuple[str, ...] = ()
+    exchange: Exchange | None = None
+    status: int = 0
+    headers: Headers = []
+    byte_at_s: float = 0.0
+    content_at_s: float = 0.0
+    ttft_s: float | None = None
+    body_bytes: int = 0
+    events: int = 0
+    held: list[bytes] = []
+    held_bytes: int = 0
+    committed: bool = False
+    over: bool = False
+    is_cut: bool = False
+    ending: bytes = b""  # of a stream that we ended ourselves
+    copy: list[bytes] | None = None  # of what went to the caller, for the cache
+    copied_bytes: int = 0
+    whole: list[bytes] | None = None
+    whole_usage: Usage | None = None
+    reply: Reply | Glance | None = None  # a whole answer, as far as it had to be understood
 
     # --- the sink of the exchange --------------------------------------------------------------------------------------
 
@@ -108,7 +105,7 @@ class Run:
         self.body_bytes += len(chunk)
         events = passage.content_events
         if events != self.events:
-            if framed and out is chunk and self.copy is None and events % RECEIVED_EVERY and events <= self.safe_events:
+            if framed and out is chunk and self.copy is None and events % RECEIVED_EVERY and events <= self.flight.safe_events:
                 self.events = events  # the common chunk of a stream: one event more, nothing else to know
                 self.content_at_s = now
                 self.flight.responder.write(out, framed)
@@ -189,21 +186,18 @@ class Run:
         events, size = (passage.content_events, passage.content_bytes) if passage is not None and streamed else (0, 0)
         if passage is not None and streamed and (self.is_cut or not passage.finished):
             return self._partial(reported, estimate_output(events, size))
-        if reported is None:
-            source = "estimated"
-        elif plausible(
-            reported,
-            content_events=events,
-            content_bytes=size if streamed else 0,
-            max_output_tokens=flight.ceiling_tokens,
-            prompt_tokens=flight.prompt_tokens,
-        ):
+        if reported is not None and (streamed or reported.output_tokens) and self._is_possible(reported, events, size):
             return reported
-        else:
-            source = "impossible"
-        if not streamed:
+        if not streamed:  # how much a whole answer said is counted only where that decides
             size = self._said_bytes()
+            if reported is not None and self._is_possible(reported, 0, size):
+                return reported
+        source = "estimated" if reported is None else "impossible"
         return Usage(flight.prompt_estimate, output_tokens=self._capped(estimate_output(events, size)), source=source)
+
+    def _is_possible(self, reported: Usage, events: int, size: int) -> bool:
+        ceiling, prompt = self.flight.ceiling_tokens, self.flight.prompt_tokens
+        return plausible(reported, content_events=events, content_bytes=size, max_output_tokens=ceiling, prompt_tokens=prompt)
 
     def _said_bytes(self) -> int:
         """What a whole answer said, in bytes, for an estimate: its words and its tool calls."""
@@ -232,7 +226,7 @@ class Run:
         if first:
             self.ttft_s = now - self.started_s
             if out:
-                self._give(out)
+                self._keep(out)  # content of any size: what is bounded is what comes without any
             self.events = events
             self.flight.content(self)
             if self.over:
@@ -246,19 +240,24 @@ class Run:
                 self._give(out)
         return self._is_past_ceiling() and self._cut()
 
-    def _give(self, out: bytes) -> None:
+    def _keep(self, out: bytes) -> None:
         if self.copy is not None:
             self.copy.append(out)
             self.copied_bytes += len(out)
-        if self.committed:
-            self.flight.responder.write(out)
-            return
         self.held.append(out)
-        self.held_bytes += len(out)
-        if self.held_bytes > HELD_BYTES:
-            self._fail(
-                Failure(Fault.MALFORMED, f"the provider sent {HELD_BYTES} bytes without any content", phase="first_token", status=200)
-            )
+
+    def _give(self, out: bytes) -> None:
+        if not self.committed:
+            self._keep(out)
+            self.held_bytes += len(out)
+            if self.held_bytes > HELD_BYTES:
+                message = f"the provider sent {HELD_BYTES} bytes without any content"
+                self._fail(Failure(Fault.MALFORMED, message, phase="first_token", status=200))
+            return
+        if self.copy is not None:
+            self.copy.append(out)
+            self.copied_bytes += len(out)
+        self.flight.responder.write(out)
 
     def _may_pass_ceiling(self, passage: Passage, chunk: bytes) -> bool:
         ceiling = self.flight.ceiling_tokens
@@ -305,8 +304,7 @@ class Run:
         if self.status != 200:
             self._fail(self.lane.side.failure(self.status, self.headers, body, self.wall_ms))
             return
-        coding = next((v for n, v in self.headers if n.lower() == b"content-encoding"), b"identity").lower()
-        if coding not in (b"identity", b""):
+        if _value_of(self.headers, b"content-encoding") not in (b"identity", b""):
             self._fail(Failure(Fault.MALFORMED, "the provider's answer is compressed although that was not asked for", status=200))
             return
         body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of JSON (RFC 8259, 8.1)
@@ -315,12 +313,9 @@ class Run:
         if failure is not None:
             self._fail(failure)
             return
-        now = now_s()
-        self.ttft_s = now - self.started_s
+        self.ttft_s = now_s() - self.started_s
         self.events = 1
-        self.flight.content(self)
-        if not self.over:
-            self._finish()
+        self._finish()
 
     def _understand(self, body: bytes) -> Failure | None:
         """In the caller's own dialect a glance is enough; any other answer, or one that must be told as a stream, is read."""
@@ -344,7 +339,7 @@ class Run:
         self.held = []
         if self.exchange is not None:
             self.exchange.cancel()
-        self.flight.failed(self, failure)
+        self.flight.failed(self, self.lane.endpoint.redact(failure))
 
 
 def _said(part: Part) -> int:
@@ -354,7 +349,13 @@ def _said(part: Part) -> int:
 
 
 def _is_event_stream(headers: Headers) -> bool:
-    for name, value in headers:
-        if len(name) == 12 and name.lower() == b"content-type":
-            return value[:17].lower() == b"text/event-stream"
-    return False
+    return _value_of(headers, b"content-type").startswith(b"text/event-stream")
+
+
+def _value_of(headers: Headers, name: bytes) -> bytes:
+    """In lower case; empty without such a header."""
+    size = len(name)
+    for known, value in headers:
+        if len(known) == size and known.lower() == name:
+            return value.lower()
+    return b""

@@ -91,6 +91,22 @@ def test_a_happy_request_is_one_dispatch_and_one_commit():
     assert table.target("a").ttft_s(0) == pytest.approx(0.5)
 
 
+def test_a_whole_answer_is_its_content_and_its_end_in_one():
+    in_two, in_one = Table(), Table()
+    policy = RetryPolicy(hedge=True, hedge_share=1.0)
+    words: list[list[str]] = []
+    for table, is_whole in ((in_two, False), (in_one, True)):
+        table.retry = policy
+        race = table.race(hedge_after_s=0.5)
+        race.begin(0.0)
+        race.tick(0.6)
+        said = [] if is_whole else told(race.content(2, 0.9))
+        words.append(said + told(race.complete(2, 0.9, 100, is_whole=is_whole)))
+        assert race.ended and race.committed == 2
+    assert words[0] == words[1] == ["2!", "1x hedge_lost"]
+    assert in_two.health.snapshot(1.0) == in_one.health.snapshot(1.0)
+
+
 def test_an_answer_without_content_commits_when_it_is_complete():
     race = Table().race()
     race.begin(0.0)

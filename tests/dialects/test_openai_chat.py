@@ -243,6 +243,23 @@ def test_our_own_fields_are_not_sent_on_and_the_model_is_the_upstreams() -> None
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '{"model":"m","messages":[{"role":"user","content":"hi"}]}',
+        '{"messages":[{"role":"user","content":"\\"model\\":\\"m\\""}],"model": "m"}',
+        '{"model" : "m","messages":[{"role":"user","content":"hi","model":"m"}]}',
+        '{"metadata":{"model":"m"},"model"  :"m","messages":[{"role":"user","content":"hi"}]}',
+        '{"user":"model","model":"m","messages":[{"role":"user","content":"hi"}]}',
+        '{"model":\n"m","messages":[{"role":"user","content":"hi"}]}',
+        '{"model":"\\u006d","messages":[{"role":"user","content":"hi"}]}',
+    ],
+)
+def test_only_the_top_level_model_is_renamed_wherever_else_the_word_stands(text: str) -> None:
+    sent = json.loads(patch(parse(text.encode()), deployment(), stream=False).body)
+    assert sent == json.loads(text) | {"model": deployment().model.upstream}
+
+
+@pytest.mark.parametrize(
     ("fields", "stream", "quirks", "after"),
     [
         ({"stream": True}, True, [], {"stream": True, "stream_options": {"include_usage": True}}),

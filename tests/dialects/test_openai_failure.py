@@ -187,6 +187,12 @@ def test_keys_are_scrubbed(secret: str) -> None:
     assert scrub(f"Incorrect API key provided: {secret} (see keys)") == "Incorrect API key provided: [redacted] (see keys)"
 
 
+def test_a_key_in_any_field_of_an_error_is_scrubbed() -> None:
+    key = "sk-canary-1234567890"
+    told = failure(400, [], json.dumps(openai(f"your key {key}", "invalid_request_error", key, key)).encode(), now_ms=0)
+    assert (told.fault, told.message, told.code, told.param) == (Fault.BAD_REQUEST, "your key [redacted]", "[redacted]", "[redacted]")
+
+
 def test_scrubbing_is_bounded_and_leaves_words_alone() -> None:
     assert len(scrub("x" * 10**6)) == 1000
     assert scrub("ask-someone about task-management; see https://docs.x.ai") == "ask-someone about task-management; see https://docs.x.ai"

@@ -30,6 +30,11 @@ def test_cost_is_spliced_in_and_nothing_else_moves() -> None:
     assert priced(seen(body), 25) == body.replace(b'"prompt_tokens": 1 }', b'"prompt_tokens": 1,"cost":0.000000025}')
 
 
+def test_an_empty_usage_object_gets_the_estimated_cost() -> None:
+    body = f'{{"choices":{CHOICES},"usage":{{\n}}}}'.encode()
+    assert json.loads(priced(seen(body), 25))["usage"] == {"cost": 2.5e-8}
+
+
 @pytest.mark.parametrize("usage", ["", ',"usage":null', ',"usage":{}'])
 def test_an_answer_without_usage_is_good(usage: str) -> None:
     read = seen(f'{{"choices":{CHOICES}{usage}}}'.encode())

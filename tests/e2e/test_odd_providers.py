@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -214,3 +215,66 @@ def test_a_caller_who_does_not_stream_and_leaves_closes_the_provider_and_pays_fo
     assert (sim.records("gone")[0].peer_closed_s or 0) - left_s < 0.3
     eventually(lambda: [row["outcome"] for row in gateway.rows()] == ["caller_left"], "the row says so")
     assert int(gateway.rows()[0]["output_tokens"]) >= 8
+
+
+# --- the bill, where the provider does not write it ------------------------------------------------------------------------
+
+
+def test_a_key_that_looks_like_no_key_is_not_given_to_the_caller_either(serve: Serve) -> None:
+    secret = "plainwords-of-a-key-77"
+
+    def echo(peer: socket.socket, _: bytes) -> None:
+        error = {"message": f"your key {secret} is odd", "type": "x", "param": secret, "code": secret}
+        peer.sendall(whole("400 Bad Request", json.dumps({"error": error}).encode()))
+
+    with speaking(echo) as origin:
+        answer = serve(odd(origin), env={"SIM_KEY": secret}).ask(chat("odd/m"))
+    assert answer.status == 400 and secret not in answer.body.decode()
+
+
+def test_an_error_within_a_200_that_delivered_nothing_costs_nothing(serve: Serve) -> None:
+    refusal = b'data: {"error":{"message":"overloaded","type":"overloaded_error","code":"overloaded"}}\n\n'
+    with speaking(simple(STREAM + refusal)) as origin:
+        gateway = serve(odd(origin))
+        answer = gateway.ask(chat("odd/m", stream=True))
+        rows = gateway.rows(answer.headers["x-request-id"])
+    assert answer.status == 503
+    assert rows and {row["cost_nusd"] for row in rows} == {"0"}
+
+
+def test_a_first_event_of_many_hundred_kilobytes_is_content(serve: Serve) -> None:
+    picture = "A" * 900_000
+    with speaking(simple(STREAM + said(picture) + said(finish="stop") + b"data: [DONE]\n\n")) as origin:
+        stream = told(serve(odd(origin)).ask(chat("odd/m", stream=True)).body)
+    assert stream.text == picture and stream.done
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_without_usage_carries_the_bill_we_estimated(serve: Serve, stream: bool) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "four words are here"}, "finish_reason": "stop"}
+    body = whole("200 OK", json.dumps({"id": "x", "choices": [choice]}).encode())
+    events = STREAM + said("four ") + said("words ") + said("are ") + said("here") + said(finish="stop") + b"data: [DONE]\n\n"
+    with speaking(simple(events if stream else body)) as origin:
+        gateway = serve(odd(origin).replace("idle_ms = 600", 'idle_ms = 600\nstream_upstream = "never"'))
+        answer = gateway.ask(chat("odd/m", stream=stream, max_tokens=9))
+        (row,) = gateway.rows(answer.headers["x-request-id"])
+    usages = (
+        [json.loads(line[6:])["usage"] for line in answer.body.split(b"\n\n") if b'"usage"' in line] if stream else [answer.json["usage"]]
+    )
+    (usage,) = usages
+    assert (usage["source"], row["usage_source"]) == ("estimated", "estimated")
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (int(row["input_tokens"]), int(row["output_tokens"]))
+    assert round(usage["cost"] * 1e9) == int(row["cost_nusd"]) > 0
+
+
+def test_a_server_that_closes_connections_it_said_it_would_keep_is_answered_all_the_same(serve: Serve) -> None:
+    def once(peer: socket.socket, _: bytes) -> None:  # no `connection: close`, yet the socket is closed after each answer
+        choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        peer.sendall(whole("200 OK", json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode()))
+
+    with speaking(once) as origin:
+        gateway = serve(odd(origin))
+        with ThreadPoolExecutor(16) as pool:
+            statuses = list(pool.map(lambda _: gateway.ask(chat("odd/m", max_tokens=5)).status, range(120)))
+    assert statuses.count(200) >= 116, statuses

@@ -71,12 +71,12 @@ class Area(NamedTuple):
         os.close(self.fd)
 
 
-class Position(NamedTuple):
+class Position(Struct, frozen=True, order=True, gc=False):
     segment: int
     end: int
 
 
-class Queued(NamedTuple):
+class Queued(Struct, frozen=True):
     previous: Position  # of the settled record before: a gap shows that the queue overflowed
     position: Position
     record: Settled
@@ -293,13 +293,13 @@ class Journal:
         rows: list[Row] = []
         fed = self._fed
         while self._queue and len(rows) < BATCH_ROWS:
-            previous, position, record = self._queue[0]
-            if previous > fed:
+            first = self._queue[0]
+            if first.previous > fed:
                 break  # rows between were not queued
             self._queue.popleft()
-            if position > fed:  # else it was read back from the segment already
-                rows.append(_row(record))
-                fed = position
+            if first.position > fed:  # else it was read back from the segment already
+                rows.append(_row(first.record))
+                fed = first.position
         if rows:
             return Batch(rows, fed)
         return self._read_back() if self._last > fed else None

@@ -9,7 +9,7 @@ from waypost.core.faults import Refused
 from waypost.core.types import Deployment
 from waypost.dialects import openai_chat
 from waypost.flight import JSON
-from waypost.gateway import Asked
+from waypost.lane import Asked
 from waypost.ports import Request, Responder
 
 CREATED = 1_700_000_000  # the models' own dates are not known; OpenAI's SDK wants a number

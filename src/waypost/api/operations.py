@@ -1,5 +1,7 @@
 """Operations: is it alive, is it ready, what does it count. Open to anybody who reaches the port; says nothing of callers."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from waypost import __version__
@@ -20,15 +22,19 @@ def livez(ingress: Ingress, reached: Reached, request: Request, responder: Respo
     responder.answer(200, [JSON], b'{"status":"alive"}')
 
 
-def readyz(ingress: Ingress, reached: Reached, request: Request, responder: Responder) -> None:
-    """503 while draining, so that a load balancer sends new work elsewhere; otherwise how each deployment in use stands."""
+def readyz(failing: Callable[[], str | None], ingress: Ingress, reached: Reached, request: Request, responder: Responder) -> None:
+    """503 while draining or while the journal takes no records, so that a load balancer sends new work elsewhere; in any case what the
+    ledger suffers from, and how each deployment in use stands. `failing` names the ledger's first fault."""
     gateway = ingress.gateway
     if ingress.is_draining:
         responder.answer(503, [JSON, (b"retry-after", b"5")], b'{"status":"draining"}')
         return
     views = gateway.health.snapshot(reached.started_s)
+    fault = failing()
+    is_stuck = fault is not None and fault.startswith(("journal", "sync"))  # other faults delay rows and refuse nobody
     body = {
-        "status": "ready",
+        "status": "ledger unavailable" if is_stuck else "ready",
+        "ledger": fault or "ok",
         "requests_in_flight": len(gateway.flights),
         "config": gateway.world.fingerprint,
         "targets": [
@@ -44,7 +50,7 @@ def readyz(ingress: Ingress, reached: Reached, request: Request, responder: Resp
             for v in views
         ],
     }
-    responder.answer(200, [JSON], msgspec.json.encode(body))
+    responder.answer(503 if is_stuck else 200, [JSON], msgspec.json.encode(body))
 
 
 def metrics(telemetry: Telemetry, ingress: Ingress, reached: Reached, request: Request, responder: Responder) -> None:

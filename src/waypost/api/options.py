@@ -15,6 +15,7 @@ from waypost.core import price
 from waypost.core.faults import Refused
 from waypost.core.types import UNBOUND, Bounds
 
+_UNHEARD = ("plugins", "transforms", "debug", "trace")  # of OpenRouter: understood and not acted on, so reported
 _ABSENT = Raw(b"null")  # msgspec 0.22 decodes no `Raw | None`
 PREFIX = b"x-waypost-"
 CacheMode = Literal["", "off", "exact", "semantic", "refresh"]
@@ -90,10 +91,10 @@ def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[str, Raw]) -> Opti
             return _NONE
     own = {name[10:]: value for name, value in headers if name.startswith(PREFIX)}
     body, provider = _given(fields, "waypost"), _given(fields, "provider")
-    if not own and body is None and provider is None:
+    dropped = [name for name in _UNHEARD if name in fields]
+    if not own and body is None and provider is None and not dropped:
         return _NONE
     said = _said(own, body)
-    dropped: list[str] = []
     bounds = _preferences(provider, dropped) if provider is not None else UNBOUND
     if said.on_cut not in (None, "error"):
         dropped.append(f"on-cut->error({said.on_cut} is not available in this version)")

@@ -69,9 +69,9 @@ def _run(args: argparse.Namespace, catalog: Catalog) -> int:
     elif args.json:
         sys.stdout.writelines(json.dumps(facts(card)) + "\n" for card in found)
     else:
-        watched = sys.stdout.isatty()  # a pipe gets the heading and one line a model, nothing else
+        watched = sys.stdout.isatty()  # a pipe gets one line a model and nothing else
         lines = table(found, columns=shutil.get_terminal_size((100, 24)).columns if watched else 100)
-        sys.stdout.writelines(line + "\n" for line in ([*lines, LEGEND] if watched else lines))
+        sys.stdout.writelines(line + "\n" for line in ([*lines, LEGEND] if watched else lines[1:]))
     sys.stdout.flush()
     return 0 if found else 1
 

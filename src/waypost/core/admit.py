@@ -11,6 +11,7 @@ Refusals follow OpenAI's API, whose SDKs know them: 429 with `rate_limit_exceede
 help; the edge adds `x-should-retry: false`). 402 would be truer for a spent budget, but no OpenAI client understands it.
 """
 
+from math import inf
 from typing import Literal
 
 from msgspec import Struct
@@ -37,49 +38,52 @@ _HEADER_NAMES = {
 class Bucket:
     """A rate per minute. Amounts are whole requests or tokens."""
 
-    __slots__ = ("_at_ns", "_debt", "_limit_text", "limit")
+    __slots__ = ("_at_ns", "_debt", "_limit_text", "_most", "_per_ms", "limit")
 
     def __init__(self, limit: int) -> None:
         """Starts with a full minute's allowance. `limit` > 0 per minute."""
         self.limit = limit
         self._limit_text = b"%d" % limit
         self._debt = 0  # in amounts x _MINUTE_NS; drains by `limit` each nanosecond
+        self._most = limit * _MINUTE_NS
+        self._per_ms = limit * 1_000_000
         self._at_ns = 0
 
-    def wait_s(self, ask: int, now_s: float) -> float | None:
-        """0.0 when `ask` fits now, else the seconds until it would; None when it never will. Changes nothing but the clock's hand."""
+    def fits(self, ask: int, now_s: float) -> bool:
+        """Changes nothing but the clock's hand."""
         self._drain(now_s)
-        over = self._debt + (ask - self.limit) * _MINUTE_NS
-        if over <= 0:
-            return 0.0
-        return None if ask > self.limit else over / self.limit / _NS
+        return self._debt + ask * _MINUTE_NS <= self._most
 
     def take(self, ask: int) -> None:
-        """What `wait_s` just said fits."""
+        """What just fitted."""
         self._debt += ask * _MINUTE_NS
+
+    def wait_s(self, ask: int) -> float:
+        """Of what just did not fit: the seconds until it would; infinite when it never will."""
+        return inf if ask > self.limit else (self._debt + ask * _MINUTE_NS - self._most) / self.limit / _NS
 
     def reserve(self, ask: int, now_s: float) -> float | None:
         """Take `ask` and return None, or change nothing and return the seconds to wait (infinite when it never fits)."""
-        wait_s = self.wait_s(ask, now_s)
-        if wait_s == 0.0:
-            self.take(ask)
-            return None
-        return float("inf") if wait_s is None else wait_s
+        if not self.fits(ask, now_s):
+            return self.wait_s(ask)
+        self.take(ask)
+        return None
 
     def settle(self, reserved: int, actual: int) -> None:
         """Refund or charge the difference. A charge may go past the limit; then later asks wait for it."""
-        self._debt = max(0, self._debt + (actual - reserved) * _MINUTE_NS)
+        debt = self._debt + (actual - reserved) * _MINUTE_NS
+        self._debt = debt if debt > 0 else 0
 
     def remaining(self, now_s: float) -> int:
         self._drain(now_s)
         return max(0, self.limit - -(-self._debt // _MINUTE_NS))
 
     def headers(self, what: bytes) -> list[tuple[bytes, bytes]]:
-        names = _HEADER_NAMES[what]
-        limit, debt = self.limit, self._debt
-        left = limit - -(-debt // _MINUTE_NS)
-        reset = _duration(debt / limit / _NS)
-        return [(names[0], self._limit_text), (names[1], b"%d" % left if left > 0 else b"0"), (names[2], reset)]
+        limit_name, left_name, reset_name = _HEADER_NAMES[what]
+        debt = self._debt
+        left = (self._most - debt) // _MINUTE_NS
+        reset_ms = -(-debt // self._per_ms)
+        return [(limit_name, self._limit_text), (left_name, b"%d" % left if left > 0 else b"0"), (reset_name, _duration(reset_ms))]
 
     def full_s(self, now_s: float) -> float:
         """Seconds until the whole allowance is there again."""
@@ -89,7 +93,8 @@ class Bucket:
     def _drain(self, now_s: float) -> None:
         now_ns = int(now_s * _NS)
         if now_ns > self._at_ns:  # a clock that steps back drains nothing, and nothing twice
-            self._debt = max(0, self._debt - (now_ns - self._at_ns) * self.limit)
+            debt = self._debt - (now_ns - self._at_ns) * self.limit
+            self._debt = debt if debt > 0 else 0
             self._at_ns = now_ns
 
 
@@ -121,8 +126,9 @@ class Budget:
 
     def reserve(self, ask_nusd: int, wall_ms: int) -> bool:
         """Take `ask_nusd` for the window of `wall_ms`, or change nothing and say False."""
-        self.turn(wall_ms)
-        if not self.fits(ask_nusd):
+        if self._ends_ms is not None and wall_ms >= self._ends_ms:
+            self.turn(wall_ms)
+        if self.spent_nusd + self.reserved_nusd + ask_nusd > self.limit_nusd:
             return False
         self.reserved_nusd += ask_nusd
         return True
@@ -226,25 +232,24 @@ class Account:
         Raises Refused, having changed nothing: the first limit that does not fit, its state, and when it will. `worst_case_nusd` None
         (price unknown) is refused only where there is a budget to keep.
         """
+        requests, tokens, budget = self._requests, self._tokens, self._budget
         if self._concurrency is not None and self._in_flight >= self._concurrency:
             raise self._too_many_in_flight(self._concurrency)
-        if self._requests is not None and (wait_s := self._requests.wait_s(1, now_s)) != 0.0:
-            raise self._too_fast("requests", self._requests, 1, wait_s, now_s)
-        if self._tokens is not None and (wait_s := self._tokens.wait_s(ask_tokens, now_s)) != 0.0:
-            raise self._too_fast("tokens", self._tokens, ask_tokens, wait_s, now_s)
-        hold = Hold(ask_tokens, worst_case_nusd or 0, 0)
-        if self._budget is not None:
+        if requests is not None and not requests.fits(1, now_s):
+            raise self._too_fast("requests", requests, 1, now_s)
+        if tokens is not None and not tokens.fits(ask_tokens, now_s):
+            raise self._too_fast("tokens", tokens, ask_tokens, now_s)
+        if budget is not None:
             if worst_case_nusd is None:
                 raise self._unknown_price()
-            if not self._budget.reserve(worst_case_nusd, wall_ms):
-                raise self._over_budget(self._budget, worst_case_nusd, wall_ms)
-            hold.budget_starts_ms = self._budget.starts_ms
-        if self._requests is not None:
-            self._requests.take(1)
-        if self._tokens is not None:
-            self._tokens.take(ask_tokens)
+            if not budget.reserve(worst_case_nusd, wall_ms):
+                raise self._over_budget(budget, worst_case_nusd, wall_ms)
+        if requests is not None:
+            requests.take(1)
+        if tokens is not None:
+            tokens.take(ask_tokens)
         self._in_flight += 1
-        return hold
+        return Hold(ask_tokens, worst_case_nusd or 0, 0 if budget is None else budget.starts_ms)
 
     def extend(self, hold: Hold, nusd: int | None, *, wall_ms: int) -> bool:
         """Reserve more for a request in flight: a retry, a hedge, a longer stream. False, having changed nothing, if it does not fit.
@@ -306,9 +311,9 @@ class Account:
         message = f"Key {self.name!r} has {self._in_flight} requests in flight; its limit is {limit}. Wait for one to end."
         return Refused(429, "concurrency_limit_exceeded", message, error_type="rate_limit_exceeded", retry_after_s=_SOON_S)
 
-    def _too_fast(self, what: str, bucket: Bucket, ask: int, wait_s: float | None, now_s: float) -> Refused:
-        code = "rate_limit_exceeded"
-        if wait_s is None:
+    def _too_fast(self, what: str, bucket: Bucket, ask: int, now_s: float) -> Refused:
+        code, wait_s = "rate_limit_exceeded", bucket.wait_s(ask)
+        if wait_s == inf:
             message = (
                 f"This request asks for {ask} {what}; key {self.name!r} may use {bucket.limit} a minute, so it can never fit. Ask for less."
             )
@@ -336,13 +341,13 @@ class Account:
         return Refused(429, "insufficient_quota", f"{state} {hope}", error_type="payment_required", retry_after_s=ends_in_s)
 
 
-def _duration(seconds: float) -> bytes:
+def _duration(ms: int) -> bytes:
     """As OpenAI writes it: 17ms, 1.2s, 6m0s."""
-    if seconds < 1:
-        return b"%dms" % -(-seconds * 1000 // 1)
-    if seconds < 60:
-        return b"%gs" % round(seconds, 3)
-    return b"%dm%ds" % divmod(int(seconds), 60)
+    if ms < 1000:
+        return b"%dms" % ms
+    if ms < 60_000:
+        return b"%gs" % (ms / 1000)
+    return b"%dm%ds" % divmod(ms // 1000, 60)
 
 
 def _usd(nusd: int) -> str:

@@ -338,8 +338,9 @@ class Target:
             self._recover(now_s, now_s - duration_s)
         if ttft_s is None:
             return
-        self._observe(now_s, ttft_s, prompt_tokens)
-        self.ttfts.add(now_s, ttft_s / (1.0 + prompt_tokens / self.policy.prompt_unit_tokens))
+        ttft_unit_s = ttft_s / (1.0 + prompt_tokens / self.policy.prompt_unit_tokens)
+        self._observe(now_s, ttft_unit_s)
+        self.ttfts.add(now_s, ttft_unit_s)
         spent_s = duration_s - ttft_s
         if output_tokens >= 8 and spent_s > 0.0:  # fewer tokens measure the clock, not the model
             pace = output_tokens / spent_s
@@ -378,8 +379,9 @@ class Target:
         No strike: slow is not broken. But its first-token time is at least what was waited, and a probe that its
         escort overtook has failed as a probe.
         """
-        if waited_s / (1.0 + prompt_tokens / self.policy.prompt_unit_tokens) > self._ewma_s:
-            self._observe(now_s, waited_s, prompt_tokens)
+        waited_unit_s = waited_s / (1.0 + prompt_tokens / self.policy.prompt_unit_tokens)
+        if waited_unit_s > self._ewma_s:
+            self._observe(now_s, waited_unit_s)
         if claim and self.circuit.out and self.circuit.probe_until_s == claim:
             self._open(now_s, self.circuit.failure, draw)
         elif claim:
@@ -447,8 +449,8 @@ class Target:
 
     # --- latency ---------------------------------------------------------------------------------------------------
 
-    def _observe(self, now_s: float, ttft_s: float, prompt_tokens: int) -> None:
-        value_s = ttft_s / (1.0 + prompt_tokens / self.policy.prompt_unit_tokens)
+    def _observe(self, now_s: float, value_s: float) -> None:
+        """`value_s` is normalised, as the average is."""
         past_s = self._ewma_s
         if value_s >= past_s:
             self._ewma_s = value_s  # a peak is believed at once, a recovery slowly

@@ -83,9 +83,8 @@ def worst_case(prompt_tokens: int, max_output_tokens: int, n: int, price: Price)
 
 def usd(nusd: int) -> str:
     """Plain decimal dollars, exact, without exponent: 123_000 -> "0.000123", 0 -> "0"."""
-    whole, fraction = divmod(abs(nusd), NUSD_PER_USD)
-    sign = "-" if nusd < 0 else ""
-    return f"{sign}{whole}" if not fraction else f"{sign}{whole}." + f"{fraction:09d}".rstrip("0")
+    digits = f"{nusd:010d}" if nusd >= 0 else f"{nusd:011d}"
+    return f"{digits[:-9]}.{digits[-9:]}".rstrip("0").rstrip(".")
 
 
 def parse_usd(amount: float | int | str) -> int:

@@ -102,21 +102,18 @@ _TELLING: dict[Fault, int] = {
 }
 
 
-class _Attempt:
+class _Attempt(Struct, eq=False):
     """One attempt in flight."""
 
-    __slots__ = ("began_s", "claim", "content_s", "due_s", "has_headers", "index", "leg", "n", "target")
-
-    def __init__(self, n: int, index: int, leg: Leg, target: Target, began_s: float, claim: float) -> None:
-        self.n = n
-        self.index = index
-        self.leg = leg
-        self.target = target
-        self.began_s = began_s
-        self.claim = claim  # of a probe; 0.0: none
-        self.due_s = began_s + leg.first_token_s
-        self.content_s: float | None = None
-        self.has_headers = False
+    n: int
+    index: int
+    leg: Leg
+    target: Target
+    began_s: float
+    due_s: float
+    claim: float  # of a probe; 0.0: none
+    content_s: float | None = None
+    has_headers: bool = False
 
 
 class _Past:
@@ -131,64 +128,35 @@ class _Past:
         self.min_context: int | None = None  # only legs with a larger window are left
 
 
-class Race:
+class Race(Struct, eq=False):
     """One request. Feed it events, do what it says, call `tick` at `wake_at_s`. It ends exactly once (`ended`)."""
 
-    __slots__ = (
-        *(
-            "attempts",
-            "committed",
-            "end_s",
-            "ended",
-            "health",
-            "places",
-            "plan",
-            "policy",
-            "prompt_tokens",
-            "random",
-            "started_s",
-            "wake_at_s",
-        ),
-        *("_hedge_at_s", "_live", "_past", "_pending", "_pending_at_s", "_retries", "_tried"),
-    )
-
-    def __init__(
-        self,
-        plan: Plan,
-        policy: RetryPolicy,
-        health: Health,
-        places: Mapping[str, Place],
-        random: Callable[[], float],
-        *,
-        started_s: float,
-        deadline_s: float | None = None,
-        prompt_tokens: int = 0,
-    ) -> None:
-        """`deadline_s` is absolute, on the clock of `started_s`. `places` knows every deployment of the plan."""
-        self.plan = plan
-        self.policy = policy
-        self.health = health
-        self.places = places
-        self.random = random
-        self.started_s = started_s
-        self.prompt_tokens = prompt_tokens
-        end_s = started_s + plan.total_s
-        self.end_s = end_s if deadline_s is None or deadline_s > end_s else deadline_s
-        self.attempts = 0
-        self.committed = 0  # the attempt whose content the caller gets; 0: none yet
-        self.ended = False
-        self.wake_at_s: float | None = None
-        self._live: list[_Attempt] = []
-        self._tried = 0  # bit set of legs
-        self._past: _Past | None = None
-        self._pending = -1  # a leg that waits for its backoff or the end of a hold
-        self._pending_at_s = inf
-        self._retries = 0
-        self._hedge_at_s = inf
+    plan: Plan
+    policy: RetryPolicy
+    health: Health
+    places: Mapping[str, Place]  # every deployment of the plan
+    random: Callable[[], float]
+    started_s: float
+    deadline_s: float | None = None  # absolute, on the clock of `started_s`
+    prompt_tokens: int = 0
+    end_s: float = inf  # the deadline or the plan's, whichever is nearer; known from `begin` on
+    attempts: int = 0
+    committed: int = 0  # the attempt whose content the caller gets; 0: none yet
+    ended: bool = False
+    wake_at_s: float | None = None
+    _live: list[_Attempt] = []
+    _tried: int = 0  # bit set of legs
+    _past: _Past | None = None
+    _pending: int = -1  # a leg that waits for its backoff or the end of a hold
+    _pending_at_s: float = inf
+    _retries: int = 0
+    _hedge_at_s: float = inf
 
     # --- events ------------------------------------------------------------------------------------------------------
 
     def begin(self, now_s: float) -> Actions:
+        end_s = self.started_s + self.plan.total_s
+        self.end_s = end_s if self.deadline_s is None or self.deadline_s > end_s else self.deadline_s
         self.health.request(now_s)
         if now_s < self.end_s and self.plan.legs:
             target = self._target(0)
@@ -211,14 +179,18 @@ class Race:
         attempt.content_s = now_s
         return self._commit(attempt, now_s)
 
-    def complete(self, n: int, now_s: float, output_tokens: int = 0) -> Actions:
-        """Attempt `n` ended well: its terminal marker was seen. Commits an answer that had no content."""
+    def complete(self, n: int, now_s: float, output_tokens: int = 0, *, is_whole: bool = False) -> Actions:
+        """Attempt `n` ended well: its terminal marker was seen. Commits an answer that had no content.
+
+        `is_whole`: content and end came in one piece, so `content` was not told.
+        """
         attempt = self._find(n)
         if attempt is None:
             return NOTHING
         actions = NOTHING if self.committed else self._commit(attempt, now_s)
         self._end()
-        target, began_s, content_s = attempt.target, attempt.began_s, attempt.content_s
+        target, began_s = attempt.target, attempt.began_s
+        content_s = now_s if is_whole else attempt.content_s
         target.give()
         ttft_s = None if content_s is None else content_s - began_s
         target.succeeded(now_s, ttft_s, output_tokens, now_s - began_s, self.prompt_tokens)
@@ -366,7 +338,7 @@ class Race:
         leg = self.plan.legs[index]
         self.attempts = n = self.attempts + 1
         self._tried |= 1 << index
-        attempt = _Attempt(n, index, leg, target, now_s, claim)
+        attempt = _Attempt(n, index, leg, target, now_s, now_s + leg.first_token_s, claim)
         self._live.append(attempt)
         hedge_at_s = inf
         if n == 1 and len(self.plan.legs) > 1:

@@ -95,20 +95,19 @@ def plausible(usage: Usage, *, content_events: int, content_bytes: int, max_outp
     provider's), 206 output tokens billed under `max_tokens: 16`. Hidden reasoning is output without content, so a large output is
     only absurd beyond the ceiling, with slack for providers that count reasoning or a stop token apart.
     """
-    counts = (usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.output_tokens, usage.reasoning_tokens)
-    if min(counts) < 0:
+    given, cached, written = usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens
+    output, thought = usage.output_tokens, usage.reasoning_tokens
+    if cached < 0 or written < 0 or cached + written > given or not 0 <= thought <= output:
         return False
-    if usage.cached_tokens + usage.cache_write_tokens > usage.input_tokens or usage.reasoning_tokens > usage.output_tokens:
+    if output == 0 and (content_events > 0 or content_bytes > 0):
         return False
-    if usage.output_tokens == 0 and (content_events > 0 or content_bytes > 0):
-        return False
-    if usage.output_tokens < lower_bound_output(content_events, content_bytes) // 2:
+    if (content_events or content_bytes) and output < lower_bound_output(content_events, content_bytes) // 2:
         return False  # the count of Anthropic's first event, of a stream that never gave its last
-    if usage.input_tokens == 0 and prompt_tokens > 0:
+    if given == 0 and prompt_tokens > 0:
         return False
     if max_output_tokens is None:
         return True
-    visible = usage.output_tokens - usage.reasoning_tokens
+    visible = output - thought
     return visible <= 2 * max_output_tokens + 64 or visible <= estimate_output(content_events, content_bytes) * 2
 
 

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Raw
 
 from waypost.core.faults import FAULTS, Refused
+from waypost.core.price import usd
 from waypost.core.types import (
-    NUSD_PER_USD,
     Begun,
     Choice,
     Delta,
@@ -52,6 +52,7 @@ _FINISH = {
 # The provider's own words reach the caller only where they speak of the caller's request; elsewhere they speak of our account.
 _CALLERS_FAULT = frozenset({Fault.BAD_REQUEST, Fault.CONTEXT_LENGTH, Fault.CONTENT_FILTER})
 _PUBLIC = {
+    Fault.CANCELLED: "The gateway is stopping and the answer was cut off; what was sent is not complete. Try again.",
     Fault.RATE_LIMITED: "The model's provider limits the rate. Try again later.",
     Fault.OVERLOADED: "The model's provider is overloaded. Try again later.",
     Fault.SERVER: "The model's provider failed. Try again or choose another model.",
@@ -70,9 +71,7 @@ _encode = msgspec.json.Encoder().encode
 
 def decimal_usd(nusd: int) -> bytes:
     """Nano-dollars as a JSON number of dollars, exact: no float is involved."""
-    whole, nano = divmod(abs(nusd), NUSD_PER_USD)
-    text = f"{'-' if nusd < 0 else ''}{whole}.{nano:09d}".rstrip("0").rstrip(".")
-    return text.encode()
+    return usd(nusd).encode()
 
 
 class ChunkEncoder:

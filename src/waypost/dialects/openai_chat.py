@@ -160,7 +160,8 @@ def parse(body: bytes) -> Call:
     """
     try:
         read = _body_of(body)
-        if not body.isascii():
+        is_ascii = body.isascii()
+        if not is_ascii:
             body.decode()  # the JSON decoder does not look into strings that it skips
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse(body, error)
@@ -180,7 +181,7 @@ def parse(body: bytes) -> Call:
         read.n or 1,
         read.stream_options is not None and read.stream_options.include_usage is True,
         # A reservation needs an upper figure at once; the closer count waits until somebody routes or bills by it.
-        prompt_tokens=(len(body) * 5 >> 4) + 1 if body.isascii() else tokens.estimate(body),
+        prompt_tokens=(len(body) * 5 >> 4) + 1 if is_ascii else tokens.estimate(body),
         turns=len(messages),
     )
     if call.steers:
@@ -250,13 +251,14 @@ def _renamed(call: Call, deployment: Deployment) -> bytes | None:
     decoder read at the top level, it is that key.
     """
     body = call.body
-    if body.count(b'"model"') != 1 or (call.stream and not call.include_usage):
+    at = body.find(b'"model"')
+    if at < 0 or body.find(b'"model"', at + 7) >= 0 or (call.stream and not call.include_usage):
         return None
     name = _encode(call.model)
-    for colon in (b'"model":', b'"model": '):
-        if colon + name in body:
-            return body.replace(colon + name, b'"model":' + _encode(deployment.model.upstream), 1)
-    return None
+    start = at + 9 if body.startswith(b": ", at + 7) else at + 8
+    if body[at + 7 : at + 8] != b":" or not body.startswith(name, start):
+        return None
+    return b"%b%b%b" % (body[:start], _encode(deployment.model.upstream), body[start + len(name) :])
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -428,4 +430,4 @@ def _seen(body: bytes, param: str) -> str:
 
 
 def _first_lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

@@ -215,7 +215,8 @@ def _words(reason: Reason) -> list[str]:
 def _failure(fault: Fault, reason: Reason, *, phase: str, status: int, wait_s: float | None) -> Failure:
     message = scrub(reason.message) or _WORDS.get(fault, f"the provider answers {status}" + (" with an HTML page" if reason.html else ""))
     code = reason.code if reason.code and not reason.code.isdecimal() else reason.type or reason.code
-    return Failure(fault, message, phase, status, scrub(code)[:100] or None, reason.param, wait_s)
+    param = scrub(reason.param)[:100] if reason.param else ""
+    return Failure(fault, message, phase, status, scrub(code)[:100] or None, param or None, wait_s)
 
 
 def _text(value: object) -> str:

@@ -150,17 +150,24 @@ class OpenAIPassage:
         if self.finished:
             return b""
         self._clean, self.finished = False, True
-        envelope = _envelope_of(self._first) if self._first else _Envelope()
-        head = {"id": envelope.id or "", "object": "chat.completion.chunk", "created": envelope.created or 0, "model": envelope.model or ""}
-        opening = b"data: " + _encode(head)[:-1] + b',"choices":'
+        opening = self._opening()
         ends = [
             {"index": index, "delta": Raw(b"{}"), "logprobs": None, "finish_reason": "length"}
             for index in sorted((self._seen or {0}) - self._ended)
         ]
-        out = b"".join(opening + _encode([end]) + b"}\n\n" for end in ends)
-        if self._include_usage:
-            out += opening + b'[],"usage":' + usage_json(usage, self._cost_of(usage)) + b"}\n\n"
-        return out + DONE
+        return b"".join(opening + _encode([end]) + b"}\n\n" for end in ends) + self.tail_with(usage)
+
+    def tail_with(self, usage: Usage) -> bytes:
+        """The stream's end with our own usage, where the provider gave none or one that cannot be."""
+        if not self._include_usage:
+            return DONE
+        return self._opening() + b'[],"usage":' + usage_json(usage, self._cost_of(usage)) + b"}\n\n" + DONE
+
+    def _opening(self) -> bytes:
+        """A chunk up to its choices, in the envelope the provider began with."""
+        envelope = _envelope_of(self._first) if self._first else _Envelope()
+        head = {"id": envelope.id or "", "object": "chat.completion.chunk", "created": envelope.created or 0, "model": envelope.model or ""}
+        return b"data: " + _encode(head)[:-1] + b',"choices":'
 
     def _relay(self, frames: list[bytes]) -> bytes:
         out: list[bytes] = []

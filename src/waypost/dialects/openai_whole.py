@@ -9,14 +9,14 @@ from msgspec import Raw, Struct
 
 from waypost.core.types import Failure, Usage
 from waypost.dialects import openai_reader
-from waypost.dialects.openai_answer import decimal_usd
+from waypost.dialects.openai_answer import decimal_usd, usage_json
 from waypost.dialects.openai_prompt import NULL
 from waypost.dialects.openai_reader import BROKEN, UsageJson, usage_of
 
 
 class _Choice(Struct, gc=False):
     finish_reason: str | None = None
-    message: Raw = NULL  # `null` as written is another object, hence the comparison below
+    message: Raw = NULL
 
 
 class _Whole(Struct, gc=False):
@@ -44,7 +44,7 @@ def glance(body: bytes) -> Glance | Failure:
     """About 2 us for a kilobyte."""
     try:
         whole = _whole_of(body)
-        broken = [True for c in whole.choices if c.finish_reason in BROKEN or c.message is NULL or bytes(c.message) == b"null"]
+        broken = [True for c in whole.choices if c.finish_reason in BROKEN or c.message == NULL]
         if whole.error is NULL and whole.choices and not broken and whole.usage is not NULL:
             return Glance(body, usage_of(_usage_of(whole.usage)), whole.usage)
     except _UNREADABLE:
@@ -66,6 +66,11 @@ def priced(seen: Glance, cost_nusd: int | None) -> bytes:
     return done if done is not None else rebuilt(seen.body, seen.place, cost_nusd)
 
 
+def told(seen: Glance, usage: Usage, cost_nusd: int | None) -> bytes:
+    """The body with our own usage, for an answer whose provider gave none or one that cannot be: the bill and the answer agree."""
+    return _encode(_fields_of(seen.body) | {"usage": Raw(usage_json(usage, cost_nusd))})
+
+
 def spliced(text: bytes, usage: Raw, cost_nusd: int) -> bytes | None:
     """`text` with the priced usage in place of `usage`; None when the place is not certain.
 
@@ -73,7 +78,11 @@ def spliced(text: bytes, usage: Raw, cost_nusd: int) -> bytes | None:
     Occurring once, that value is the one that was decoded.
     """
     old = bytes(usage)
-    return text.replace(old, _with_cost(old, cost_nusd)) if b'"' in old and text.count(old) == 1 else None
+    start = text.rfind(old)
+    end = start + len(old)
+    if b'"' not in old or text.find(old, 0, end - 1) >= 0:
+        return None
+    return b"%b%b%b" % (text[:start], _with_cost(old, cost_nusd), text[end:])
 
 
 def rebuilt(data: bytes, usage: Raw, cost_nusd: int) -> bytes:
@@ -86,6 +95,7 @@ def _with_cost(usage: bytes, cost_nusd: int) -> bytes:
     if not usage.startswith(b"{"):
         return usage
     cost = decimal_usd(cost_nusd)
-    if b'"cost"' in usage or len(usage.replace(b" ", b"")) <= 2:
+    said = usage[:-1].rstrip()
+    if b'"cost"' in said or said == b"{":
         return _encode(_fields_of(usage) | {"cost": Raw(cost)})
-    return usage[:-1].rstrip() + b',"cost":' + cost + b"}"
+    return b'%b,"cost":%b}' % (said, cost)

@@ -7,6 +7,8 @@ one `transport.write`; backpressure is the connection's.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from waypost.ports import Headers
 from waypost.wire.http1 import STATUS_LINES, header_block
 
@@ -37,21 +39,18 @@ class Request:
         return None
 
 
-class Answer:
+class Answer(Struct, eq=False):
     """The Responder of one request. Framing headers (content-length, transfer-encoding, connection, date) are its own business."""
 
-    __slots__ = ("_conn", "_framing", "_head", "_keep", "_started", "closed", "on_close", "on_pause", "on_resume")
-
-    def __init__(self, conn: "Connection", keep: bool, framing: int) -> None:
-        self._conn: Connection | None = conn  # None once finished or left: later calls fall through
-        self._keep = keep
-        self._framing = framing
-        self._head: bytes | None = None
-        self._started = False
-        self.closed = False
-        self.on_close: Callable[[], None] | None = None
-        self.on_pause: Callable[[], None] | None = None
-        self.on_resume: Callable[[], None] | None = None
+    _conn: "Connection | None"  # None once finished or left: later calls fall through
+    _keep: bool
+    _framing: int
+    _head: bytes | None = None
+    _started: bool = False
+    closed: bool = False
+    on_close: Callable[[], None] | None = None
+    on_pause: Callable[[], None] | None = None
+    on_resume: Callable[[], None] | None = None
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         conn = self._conn
@@ -63,11 +62,9 @@ class Answer:
         block = header_block(headers)
         if not keep:
             block += b"connection: close\r\n"
-        if body or (status != 204 and status != 304):
-            block = b"content-length: %d\r\n%b" % (len(body), block)
+        length = b"content-length: %d\r\n" % len(body) if body or (status != 204 and status != 304) else b""
         shown = b"" if self._framing == BODILESS else body
-        data = b"%b%b%b\r\n%b" % (STATUS_LINES[status], conn.server.date, block, shown)
-        conn.send(data)
+        conn.send(b"".join((STATUS_LINES[status], conn.server.date, length, block, b"\r\n", shown)))
         self._forget()
         conn.done(keep)
 

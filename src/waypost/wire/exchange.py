@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 from httptools import HttpParserError, HttpParserUpgrade
+from msgspec import Struct
 
 from waypost.ports import Headers, Loss, Sink, UpstreamRequest
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from waypost.wire.pool import Pool
 
 MAX_HEADERS = 256
+SHY_TICKS = 30  # after a kept connection turned out to be closed
 JOIN_BYTES = 65536  # larger bodies are written on their own: copying them costs more than a second buffer
 BODYLESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
@@ -43,20 +45,17 @@ class NoSink:
 NO_SINK: Sink = NoSink()
 
 
-class Exchange:
+class Exchange(Struct, eq=False):
     """The handle of one request: waiting for a connection, on one, or over."""
 
-    __slots__ = ("conn", "is_over", "pool", "request", "sink", "start", "takes_frames", "timer")
-
-    def __init__(self, pool: "Pool", request: UpstreamRequest, sink: Sink) -> None:
-        self.pool = pool
-        self.request = request
-        self.sink = sink
-        self.start = b""  # request line, Host and the headers asked for
-        self.conn: UpstreamConnection | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.is_over = False
-        self.takes_frames = False
+    pool: "Pool"
+    request: UpstreamRequest
+    sink: Sink
+    start: bytes = b""  # request line, Host and the headers asked for
+    conn: "UpstreamConnection | None" = None
+    timer: asyncio.TimerHandle | None = None
+    is_over: bool = False
+    takes_frames: bool = False
 
     def cancel(self) -> None:
         if self.is_over:
@@ -278,7 +277,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if not self.session_kept:
             self.session_kept = True
             self.pool.keep_session(self.transport)
-        if self.keep and not self.gone and self.transport.get_write_buffer_size() == 0:
+        is_shy = self.pool.shared.tick < self.pool.shy_until_tick
+        if self.keep and not self.gone and not is_shy and self.transport.get_write_buffer_size() == 0:
             self.is_reused = True
             self.pool.release(self)
         else:
@@ -311,6 +311,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             kept_bytes += self.transport.get_write_buffer_size()
         unsent = self.received_bytes == 0 and kept_bytes >= self.sent_bytes
         is_reused = self.is_reused
+        if is_reused and self.received_bytes == 0:
+            # This server closes connections that it said it would keep. Whether it read our request nobody knows, so for a
+            # while no connection of this origin is used twice.
+            self.pool.shy_until_tick = self.pool.shared.tick + SHY_TICKS
         self.drop()
         if unsent and is_reused:
             self.pool.wait(exchange)

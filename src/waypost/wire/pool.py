@@ -72,6 +72,7 @@ class Pool:
         "live",
         "origin",
         "shared",
+        "shy_until_tick",
         "starts",
         "waiting",
         "warm",
@@ -92,6 +93,7 @@ class Pool:
         self.warm_failures = 0
         self.warm_tick = 0
         self.is_closed = False
+        self.shy_until_tick = 0
         self.starts: dict[tuple[str, str, tuple[tuple[bytes, bytes], ...]], bytes] = {}
 
     def send(self, exchange: Exchange) -> None:
