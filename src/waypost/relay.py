@@ -20,6 +20,7 @@ from waypost.ports import Exchange, Headers, Loss, Responder
 
 now_s = time.monotonic
 
+EVENT_LINES = (b"data:", b"event:", b"id:", b"retry:", b":")
 ERROR_BODY_BYTES = 256 * 1024  # of an error page, the rest says nothing
 WHOLE_BODY_BYTES = 64 * 1024 * 1024
 STREAM_BYTES = 50 * 1024 * 1024  # a stream whose ceiling nobody knows ends here
@@ -94,8 +95,10 @@ class Run(Struct, eq=False):
             return
         passage = self.passage
         if self.whole is not None or passage is None:
-            self._gather(chunk)
-            return
+            if self.whole or passage is None or self.status != 200 or not chunk.lstrip(b"\xef\xbb\xbf \r\n").startswith(EVENT_LINES):
+                self._gather(chunk)
+                return
+            self.whole = None  # events, whatever their label says
         if len(chunk) > PIECE_BYTES and self._may_pass_ceiling(passage, chunk):
             for at in range(0, len(chunk), PIECE_BYTES):
                 self.data(chunk[at : at + PIECE_BYTES])
@@ -144,8 +147,8 @@ class Run(Struct, eq=False):
         if self.over:
             return
         phase = _PHASES.get(loss.kind) or self.phase
-        if self.status == 200 and self.passage is not None and self.whole is None:
-            message = f"the provider's stream broke off ({loss.kind})"
+        if self.status == 200:
+            message = f"the provider's answer broke off ({loss.kind})"
             self._fail(Failure(Fault.TRUNCATED, message, phase=phase, status=200))
         elif loss.kind == "too_large":
             self._fail(Failure(Fault.SERVER, "the provider's answer has too large a head", phase=phase))

@@ -278,3 +278,27 @@ def test_a_server_that_closes_connections_it_said_it_would_keep_is_answered_all_
         with ThreadPoolExecutor(16) as pool:
             statuses = list(pool.map(lambda _: gateway.ask(chat("odd/m", max_tokens=5)).status, range(120)))
     assert statuses.count(200) >= 116, statuses
+
+
+@pytest.mark.parametrize(
+    "label", ["content-type: text/plain\r\n", "content-type: application/octet-stream\r\n", ""], ids=["plain", "octets", "none"]
+)
+def test_events_are_events_whatever_their_label_says(serve: Serve, label: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\n{label}connection: close\r\n\r\n".encode()
+    with speaking(simple(head + said("Yes.") + said(finish="stop") + b"data: [DONE]\n\n")) as origin:
+        stream = told(serve(odd(origin)).ask(chat("odd/m", stream=True)).body)
+    assert stream.text == "Yes." and stream.done
+
+
+def test_a_whole_answer_cut_in_its_body_is_replaced_and_not_asked_for_twice(serve: Serve, sim: Simulator) -> None:
+    asked: list[bytes] = []
+
+    def cut(peer: socket.socket, got: bytes) -> None:
+        asked.append(got)
+        peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{")
+
+    with speaking(cut) as origin:
+        config = odd(origin) + provider("good", f"{sim.box.origin}/p/good") + model("good/m", "ok") + route("both", "odd/m", "good/m")
+        answer = serve(config.replace("idle_ms = 600", 'idle_ms = 600\nstream_upstream = "never"')).ask(chat("both", max_tokens=60))
+    assert answer.status == 200 and answer.headers["x-waypost-attempts"] == "2"
+    assert len(asked) == 1
