@@ -32,6 +32,8 @@ BODYLESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 _SIZES = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}  # size lines of chunks of a stream
 
+SPENT = UpstreamRequest(origin="", path="", headers=(), body=b"")
+
 
 class NoSink:
     """Takes the place of a sink that must hear nothing more."""
@@ -219,6 +221,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.received_bytes += nbytes
             if self.has_head:
                 self.delivered_head = True
+                exchange.request = SPENT  # never sent again: a long answer need not hold a long prompt
                 exchange.sink.head(self.status, self.headers)
                 if self.exchange is not exchange:
                     return  # cancelled from the callback
