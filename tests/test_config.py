@@ -85,6 +85,7 @@ CASES = [
     ("not a number", "[retries]\nbudget_ratio = nan", "retries.budget_ratio", "nan", "finite"),
     ("not of the set", '[timeouts]\nstream_upstream = "yes"', "timeouts.stream_upstream", "'yes'", "one of auto, always, never"),
     ("nearly of the set", '[routes.r]\norder = ["a/b"]\nobjective = "costs"', "routes.r.objective", "'costs'", "did you mean `cost`?"),
+    ("a table for a list", '[keys.k]\nkey = "env:A"', "keys", "a table", "write [[keys]] once for each"),
     ("a value for a table", "server = 1", "server", "1", "must be a table"),
     ("a list's item", '[routes.r]\norder = ["a/b", 7]', "routes.r.order[1]", "7", "expected `str`"),
     ("a map's value", '[routes.r]\nweights = { "a/b" = -1, "c/d" = 1 }', "routes.r.weights.a/b", "-1", ">= 0"),

@@ -71,7 +71,7 @@ def read(table: Any, into: type[Struct], path: str, problems: list[Problem]) -> 
 def _value(value: Any, declared: Any, path: str, problems: list[Problem]) -> Any:
     kind: Any = _given(declared)
     origin, args = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Struct):
+    if _is_struct(kind):
         return read(value, kind, path, problems)
     if origin in (list, tuple) and isinstance(value, list):
         items = cast("list[Any]", value)
@@ -87,8 +87,12 @@ def _value(value: Any, declared: Any, path: str, problems: list[Problem]) -> Any
             raise msgspec.ValidationError("must be a finite number")
         return msgspec.convert(value, cast("type[Any]", kind))
     except msgspec.ValidationError as e:
-        problems.append(Problem(path, shown(path, value), _wanted(kind, value, str(e))))
+        problems.append(Problem(path, shown(path, value), _wanted(kind, value, path, str(e))))
         return None
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
 def _given(kind: Any) -> Any:
@@ -98,11 +102,13 @@ def _given(kind: Any) -> Any:
     return kind
 
 
-def _wanted(kind: Any, value: Any, said: str) -> str:
+def _wanted(kind: Any, value: Any, path: str, said: str) -> str:
     if get_origin(kind) is Literal:
         choices = [str(choice) for choice in get_args(kind)]
         close = difflib.get_close_matches(str(value), choices, 1)
         return f"must be one of {', '.join(choices)}" + (f"; did you mean `{close[0]}`?" if close else "")
+    if get_origin(kind) in (list, tuple) and isinstance(value, dict) and _is_struct(get_args(kind)[0]):
+        return f"must be a list of tables: write [[{path}]] once for each"
     return said[0].lower() + said[1:]
 
 

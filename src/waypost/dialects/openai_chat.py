@@ -381,13 +381,24 @@ _FIXES = {
 }
 
 
+def _not_json(body: bytes, error: Exception) -> str:
+    """The decoder counts a bad byte from the start of its string and calls half a surrogate pair a truncation."""
+    if isinstance(error, UnicodeDecodeError):
+        try:
+            body.decode()
+        except UnicodeDecodeError as whole:
+            return f"The body is not valid UTF-8 at byte {whole.start}; encode the JSON as UTF-8."
+    what = _first_lower(str(error))
+    if what.endswith("truncated") and body.rstrip().endswith(b"}"):
+        what = "a string is not closed or holds half of a surrogate pair (a lone \\ud800 to \\udfff)"
+    return f"The body is not valid JSON: {what}; send one JSON object."
+
+
 def _refuse(body: bytes, error: Exception) -> NoReturn:
     if isinstance(error, RecursionError):
         _refuse_shape()
-    if isinstance(error, UnicodeDecodeError):
-        raise Refused(400, "invalid_json", f"The body is not valid UTF-8 at byte {error.start}; encode the JSON as UTF-8.")
     if not isinstance(error, msgspec.ValidationError):
-        raise Refused(400, "invalid_json", f"The body is not valid JSON: {_first_lower(str(error))}; send one JSON object.")
+        raise Refused(400, "invalid_json", _not_json(body, error))
     text = str(error)
     place = _PLACE.search(text)
     param = place[1] if place else None

@@ -2,7 +2,8 @@
 
 Decides which connection carries a stream, how request bodies follow the peer's windows, and what a GOAWAY or a reset means for each
 stream. Over TLS by ALPN, over plain TCP by prior knowledge. A paused sink stops acknowledging its stream, so the provider may send at
-most one more stream window (64 KiB). `h2` does the framing in Python: some 10 times the CPU of HTTP/1.1, for providers that ask for it.
+most one more stream window (64 KiB). `h2` does the framing in Python, so this costs far more CPU than HTTP/1.1: only for providers that
+ask for it.
 
 A stream the peer certainly did not process (REFUSED_STREAM, or above the last id of a GOAWAY; RFC 9113, sections 6.8 and 8.7) is told as
 `Loss(sent=False)`.
