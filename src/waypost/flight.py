@@ -193,9 +193,7 @@ class Flight:
         self._apply(self.race.caller_left(now), now)
         side, request_id = caller_side(self.asked.call.dialect), self.asked.request_id
         if self.started:
-            self.responder.finish(
-                side.error_event(Failure(Fault.CANCELLED, "the gateway stops", code="gateway_stopping"), request_id=request_id)
-            )
+            self.responder.finish(side.error_event(Failure(Fault.CANCELLED, "the gateway stops"), request_id=request_id))
         else:
             message = "The gateway is stopping. Try again."
             refuse(

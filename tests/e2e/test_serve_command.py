@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,9 @@ def test_a_second_signal_stops_at_once_and_still_keeps_the_books(sim: Simulator,
         began = time.monotonic()
         assert gateway.end() == 0
         assert time.monotonic() - began < 5
-        assert not told(live.rest()).done
+        stream = told(live.rest())
+    assert not stream.done and stream.error is not None
+    assert stream.error["code"] == "gateway_stopping" and "gateway is stopping" in stream.error["message"]
     (row,) = gateway.rows()
     assert row["outcome"] == "cancelled" and int(row["output_tokens"]) > 0
 
@@ -147,7 +150,23 @@ def test_a_drain_ends_when_its_time_is_over(sim: Simulator, serve: Serve) -> Non
         gateway.signal(signal.SIGTERM)
         assert gateway.end(10) == 0
         stream = told(live.rest())
-    assert not stream.done
+    assert not stream.done and stream.error is not None and stream.error["code"] == "gateway_stopping"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_who_has_nothing_yet_when_the_drain_ends_is_told_to_try_again(sim: Simulator, serve: Serve, is_stream: bool) -> None:
+    marker = f"stopping-{is_stream}"
+    gateway = serve(simple(sim, "m.silence-60", extra="[server]\ndrain_s = 0.5\n"))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(gateway.ask, chat("lab/small", stream=is_stream, marker=marker))
+        eventually(lambda: bool(sim.records(marker)), "the provider is asked")
+        gateway.signal(signal.SIGTERM)
+        assert gateway.end(10) == 0
+        answer = asked.result(5)
+    assert answer.status == 503 and answer.error["code"] == "gateway_stopping"
+    assert answer.headers["retry-after"] == "1"
+    (row,) = gateway.rows()
+    assert row["outcome"] == "cancelled"
 
 
 class _Live:

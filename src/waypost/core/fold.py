@@ -6,7 +6,7 @@ same value. Law: `fold(unfold(reply)) == reply` for every reply in normal form. 
 """
 
 from collections.abc import Iterable
-from typing import Literal, assert_never, cast
+from typing import assert_never, cast
 
 from msgspec import Struct, field
 
@@ -18,6 +18,7 @@ from waypost.core.types import (
     Failed,
     Failure,
     Finish,
+    FinishReason,
     Part,
     Reasoning,
     ReasoningDelta,
@@ -31,8 +32,6 @@ from waypost.core.types import (
     Usage,
     UsageDelta,
 )
-
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "pause", "error"]  # as Finish.reason has it
 
 
 class _Call(Struct):

@@ -470,10 +470,13 @@ class ToolCallDelta(Struct, frozen=True, tag=True):
     index: int = 0
 
 
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "pause", "error"]
+
+
 class Finish(Struct, frozen=True, tag=True):
     """`reason` in the neutral set; `native` as the provider wrote it."""
 
-    reason: Literal["stop", "length", "tool_calls", "content_filter", "refusal", "pause", "error"]
+    reason: FinishReason
     native: str = ""
     index: int = 0
 

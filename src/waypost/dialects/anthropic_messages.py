@@ -9,7 +9,7 @@ name exists: citations and the blocks of server-side tools (search, code executi
 """
 
 import re
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -24,6 +24,7 @@ from waypost.core.types import (
     Failure,
     Fault,
     Finish,
+    FinishReason,
     ReasoningDelta,
     RefusalDelta,
     Reply,
@@ -39,7 +40,6 @@ from waypost.dialects.retry_after import retry_after_s
 from waypost.dialects.scrub import scrub
 
 _NULL: Final = Raw(b"null")
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "pause", "error"]
 _FINISH: dict[str, FinishReason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",

@@ -10,7 +10,7 @@ exists: generated media, executed code, grounding and citations. They are passed
 """
 
 import re
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -25,6 +25,7 @@ from waypost.core.types import (
     Failure,
     Fault,
     Finish,
+    FinishReason,
     ReasoningDelta,
     Reply,
     TextDelta,
@@ -39,7 +40,6 @@ from waypost.dialects.retry_after import duration_s, retry_after_s
 from waypost.dialects.scrub import scrub
 
 _NULL: Final = Raw(b"null")
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "pause", "error"]
 _FINISH: dict[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",

@@ -64,7 +64,14 @@ _PUBLIC = {
     Fault.AUTH: "The model's provider refuses the gateway's credential. Tell the gateway's operator.",
     Fault.MODEL_UNAVAILABLE: "The model is not available at its provider. Choose another model.",
     Fault.REDIRECT: "The model's provider answered with a redirect, which is never followed.",
-    Fault.CANCELLED: "The request was cancelled.",
+}
+_CODES = {  # finer than OpenRouter's error_type: truncated is the caller's to know
+    Fault.TRUNCATED: "upstream_truncated",
+    Fault.QUOTA_EXHAUSTED: "upstream_quota_exhausted",
+    Fault.AUTH: "upstream_auth",
+    Fault.MODEL_UNAVAILABLE: "upstream_model_unavailable",
+    Fault.CONTEXT_LENGTH: "context_length_exceeded",  # what clients compare with, whatever the provider calls it
+    Fault.CANCELLED: "gateway_stopping",
 }
 _encode = msgspec.json.Encoder().encode
 
@@ -194,11 +201,7 @@ def _failure_body(failure: Failure) -> bytes:
     rule = FAULTS[failure.fault]
     own = failure.fault in _CALLERS_FAULT
     message = failure.message if own else _PUBLIC.get(failure.fault, "The request failed.")
-    code = failure.code if own and failure.code else rule.error_type
-    if failure.fault in (Fault.TRUNCATED, Fault.QUOTA_EXHAUSTED, Fault.AUTH, Fault.MODEL_UNAVAILABLE):
-        code = f"upstream_{failure.fault.value}"  # finer than OpenRouter's word: truncated is the caller's to know
-    if failure.fault is Fault.CONTEXT_LENGTH:
-        code = "context_length_exceeded"  # what clients compare with, whatever the provider calls it
+    code = _CODES.get(failure.fault) or (own and failure.code) or rule.error_type
     return _error(message, rule.openai_type, failure.param if own else None, code, rule.error_type)
 
 

@@ -376,9 +376,7 @@ class Pool2:
 
     def _start_dial(self, timeout_s: float) -> None:
         self.dialing += 1
-        task = self.shared.loop.create_task(self._dial(timeout_s))
-        self.shared.tasks.add(task)
-        task.add_done_callback(self.shared.tasks.discard)
+        self.shared.spawn(self._dial(timeout_s))
 
     async def _dial(self, timeout_s: float) -> None:
         try:

@@ -8,6 +8,7 @@ import asyncio
 import random
 import ssl
 from collections import deque
+from collections.abc import Coroutine
 
 from waypost.ports import Loss, UpstreamRequest
 from waypost.wire.dial import DialError, Origin, dial
@@ -60,6 +61,11 @@ class Shared:
         self.outbox = Outbox(loop)
         self.space = memoryview(bytearray(READ_BYTES))
         self.tasks: set[asyncio.Task[None]] = set()  # dials in flight
+
+    def spawn(self, dial: Coroutine[None, None, None]) -> None:
+        task = self.loop.create_task(dial)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
 
 class Pool:
@@ -196,9 +202,7 @@ class Pool:
 
     def _start_dial(self, timeout_s: float) -> None:
         self.dialing += 1
-        task = self.shared.loop.create_task(self._dial(timeout_s))
-        self.shared.tasks.add(task)
-        task.add_done_callback(self.shared.tasks.discard)
+        self.shared.spawn(self._dial(timeout_s))
 
     async def _dial(self, timeout_s: float) -> None:
         try:
